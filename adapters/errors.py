@@ -1,0 +1,71 @@
+"""What can be wrong with an adapter, its name, its bytes or its place.
+
+The tree::
+
+    AdapterError
+    ├── InvalidAdapterError            files that break the format: truncated, wrong shapes, NaN, unknown keys
+    │   ├── UnsupportedAdapterError    a sound file of a family this server cannot serve per request
+    │   └── WrongBaseError             a sound adapter for another base model
+    ├── AdapterTooLargeError           over a size, rank or count limit
+    ├── InvalidAdapterReferenceError   a name, version or alias that is not well formed
+    ├── AdapterNotFoundError           no such name, version or alias
+    ├── AdapterNotReadyError           known, but still uploading, or refused, or retired
+    ├── PromptTemplateError            a prompt template that does not render
+    ├── StoreError                     the store cannot be read or written
+    └── CorruptBlobError               bytes that no longer match their digest
+
+This package knows no server: codes and statuses are given to these classes in ``server.core.errors``.
+"""
+
+
+class AdapterError(Exception):
+    """Base of every adapter error.
+
+    Args:
+        message: What went wrong and what to do next; safe to show to the caller.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Keep the message."""
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidAdapterError(AdapterError):
+    """The files break the adapter format."""
+
+
+class UnsupportedAdapterError(InvalidAdapterError):
+    """A sound file of an adapter family that cannot be served per request."""
+
+
+class WrongBaseError(InvalidAdapterError):
+    """A sound adapter, made for another base model."""
+
+
+class AdapterTooLargeError(AdapterError):
+    """Over a limit of size, rank, number of virtual tokens or number of files."""
+
+
+class InvalidAdapterReferenceError(AdapterError):
+    """A name, version or alias that is not well formed."""
+
+
+class AdapterNotFoundError(AdapterError):
+    """No such adapter name, version or alias."""
+
+
+class AdapterNotReadyError(AdapterError):
+    """The version is known but not ready to serve."""
+
+
+class PromptTemplateError(AdapterError):
+    """A prompt template that does not parse or render."""
+
+
+class StoreError(AdapterError):
+    """The store cannot be read or written."""
+
+
+class CorruptBlobError(AdapterError):
+    """Stored bytes no longer match their digest."""

@@ -1,0 +1,46 @@
+"""What a caller asks for, free of any protocol."""
+
+import re
+from dataclasses import dataclass, field
+
+from server.core.errors import InvalidArgumentError
+from server.core.sampling import SamplingParams
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+MAX_REFERENCES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One user call.
+
+    Attributes:
+        request_id: The caller's id or one drawn by the front end: letters, digits and ``._:-``, at most 128.
+        text: The user's text; the prompt itself when ``apply_template`` is false.
+        adapters: Adapter references as the caller wrote them; empty means the base.
+        sampling: How to choose tokens.
+        apply_template: Whether the adapter's (else the base's) prompt template wraps ``text``.
+        references: Reference texts to score the answer against; empty means no scoring.
+        deadline_s: Monotonic time (``time.monotonic``) by which the answer must be complete, or None.
+
+    Raises:
+        InvalidArgumentError: If the id or the number of references is out of range.
+    """
+
+    request_id: str
+    text: str
+    adapters: tuple[str, ...] = ()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    apply_template: bool = True
+    references: tuple[str, ...] = ()
+    deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse ids that could confuse logs or headers, and floods of references."""
+        if not _REQUEST_ID.fullmatch(self.request_id):
+            raise InvalidArgumentError(
+                "request_id must be 1 to 128 letters, digits or ._:- and start with a letter or digit",
+                param="request_id",
+            )
+        if len(self.references) > MAX_REFERENCES:
+            raise InvalidArgumentError(f"at most {MAX_REFERENCES} references", param="references")

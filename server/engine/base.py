@@ -1,0 +1,197 @@
+"""The face every engine shows to the service, and the nouns that cross it.
+
+An engine sees token ids and resolved adapters only: it knows no text, no adapter names, no registry and no store.
+All methods are called from the event loop's thread; an engine keeps its own threads or processes behind them.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from adapters.manifest import AdapterKind, BaseModelSpec
+from server.core.errors import MedleyError
+from server.core.outputs import FinishReason, TokenLogprob
+from server.core.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedAdapter:
+    """An adapter as an engine sees it.
+
+    Attributes:
+        digest: SHA-256 content address; the identity for slots and caches.
+        kind: Which family it is.
+        path: Folder with the verified PEFT files, on local disk.
+        num_virtual_tokens: Positions a soft prompt adds to the encoder input; 0 for weight adapters.
+        rank: Largest rank of a LoRA; 0 for soft prompts.
+    """
+
+    digest: str
+    kind: AdapterKind
+    path: Path
+    num_virtual_tokens: int = 0
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One request as an engine sees it.
+
+    Attributes:
+        request_id: Unique among the requests in flight.
+        prompt_token_ids: Encoder input, special tokens included, not empty.
+        sampling: How to choose tokens; stop strings are the service's business and are ignored here.
+        weight_adapter: LoRA-like adapter, or None.
+        soft_prompt: Soft prompt, or None.
+        deadline_s: Monotonic time at which the row ends with ``deadline``, or None.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    weight_adapter: ResolvedAdapter | None = None
+    soft_prompt: ResolvedAdapter | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutput:
+    """What one step added to one request. The last one, and only it, has a finish reason.
+
+    Attributes:
+        token_ids: New tokens; the end-of-sequence token is not among them.
+        logprobs: One entry per new token when asked for.
+        finish_reason: Set on the terminal output.
+        error: Set when the reason is ``error``.
+        queue_s: On the first output: seconds from submission until the request was first scheduled.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: MedleyError | None = None
+    queue_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is and what it can do; constant once it has started.
+
+    Attributes:
+        name: Engine name, as ``native``.
+        base: The base model: id, fingerprint and the shapes adapters must match.
+        device: ``cpu`` or ``cuda``.
+        dtype: Serving dtype, ``float32`` or ``bfloat16``.
+        max_num_seqs: Most requests in one batch.
+        max_num_waiting: Most requests in the queue.
+        max_model_len: Most encoder positions, virtual tokens included.
+        max_new_tokens: Most generated tokens of a request.
+        max_loras: Weight adapters resident on the device at once.
+        max_lora_rank: Largest rank accepted.
+        max_soft_prompts: Soft prompts resident on the device at once.
+        max_virtual_tokens: Longest soft prompt accepted.
+    """
+
+    name: str
+    base: BaseModelSpec
+    device: str
+    dtype: str
+    max_num_seqs: int
+    max_num_waiting: int
+    max_model_len: int
+    max_new_tokens: int
+    max_loras: int
+    max_lora_rank: int
+    max_soft_prompts: int
+    max_virtual_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of an engine for metrics and health.
+
+    Attributes:
+        alive: False once the step loop died.
+        num_waiting: Requests in the queue.
+        num_running: Requests in the batch.
+        resident: Digests on the device.
+        num_adapter_loads: Loads since start.
+        num_adapter_evictions: Evictions since start.
+        num_steps: Steps since start.
+        num_generated_tokens: Tokens since start.
+    """
+
+    alive: bool
+    num_waiting: int
+    num_running: int
+    resident: tuple[str, ...] = field(default=())
+    num_adapter_loads: int = 0
+    num_adapter_evictions: int = 0
+    num_steps: int = 0
+    num_generated_tokens: int = 0
+
+
+class Engine(Protocol):
+    """An engine. See the module for threads and for what it does not know."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine is; valid after :meth:`start`."""
+        ...
+
+    async def start(self) -> None:
+        """Load the base and begin stepping.
+
+        Raises:
+            MedleyError: If the model cannot be loaded; the message says what to do.
+        """
+        ...
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """Queue a request and return its outputs, which end with exactly one terminal output.
+
+        Closing the iterator early aborts the request; its row is free at the next step.
+
+        Raises:
+            ResourceExhaustedError: If the queue is full.
+            UnavailableError: If the engine is draining or dead.
+            AlreadyExistsError: If the request id is in flight.
+        """
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """End a request with ``abort`` at the next step; unknown ids are ignored."""
+        ...
+
+    async def check_adapter(self, adapter: ResolvedAdapter) -> None:
+        """Run an adapter once on a short input, beside running requests.
+
+        Raises:
+            InvalidAdapterError: If its files do not fit or its logits are not finite.
+        """
+        ...
+
+    async def pin_adapter(self, adapter: ResolvedAdapter) -> None:
+        """Load an adapter now and keep it resident until :meth:`unpin_adapter`.
+
+        Raises:
+            ResourceExhaustedError: If every slot is pinned or in use.
+        """
+        ...
+
+    def unpin_adapter(self, digest: str) -> None:
+        """Let a pinned adapter be evicted again."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Return a snapshot; cheap, safe to call often."""
+        ...
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new requests, finish the running ones, abort what is left after ``grace_s`` seconds."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop stepping and free the device; every open request gets its terminal output."""
+        ...
