@@ -1,0 +1,40 @@
+# syntax=docker/dockerfile:1
+# docker build --target cpu -t medley:cpu .        docker build --target gpu -t medley:gpu .
+FROM python:3.11-slim-bookworm AS source
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY protos protos
+COPY adapters adapters
+COPY loadtest loadtest
+COPY server server
+COPY training training
+RUN python -m venv /opt/medley
+
+FROM source AS build-cpu
+RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt \
+    --extra-index-url https://download.pytorch.org/whl/cpu .
+
+FROM source AS build-gpu
+RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt .
+
+FROM python:3.11-slim-bookworm AS runtime
+RUN useradd --system --uid 10001 --create-home medley \
+    && install --directory --owner=medley /var/lib/medley
+ENV PATH=/opt/medley/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    MEDLEY_DATA_DIR=/var/lib/medley
+USER 10001
+WORKDIR /var/lib/medley
+VOLUME /var/lib/medley
+EXPOSE 8000 50051
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+ENTRYPOINT ["medley"]
+CMD ["serve", "--host", "0.0.0.0"]
+
+FROM runtime AS gpu
+COPY --from=build-gpu /opt/medley /opt/medley
+
+# The last stage is what a build without --target makes.
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/medley /opt/medley

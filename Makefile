@@ -1,0 +1,57 @@
+# The only command surface. Every target installs first if it must; .ci/run calls the same targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo serve test test-fast test-torch check fmt protos bench gpu clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,dev]'
+	touch $@
+
+# SAMPLE=file.jsonl takes other dialogues than the shipped ones; NUM=50 how many of them.
+demo: install
+	$(BIN)/medley demo $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(NUM),--num $(NUM))
+
+# ARGS="--port 9000 --dtype float32" passes options on.
+serve: install
+	$(BIN)/medley serve $(ARGS)
+
+test: test-fast test-torch
+
+# Everything that does not import torch: the part to run after every change.
+test-fast: install
+	$(BIN)/python -m pytest -q -m "not torch and not gpu and not vllm"
+
+test-torch: install
+	$(BIN)/python -m pytest -q -m "torch and not gpu and not vllm"
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/hadolint Dockerfile
+
+fmt: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Generates protos/gen from protos/medley.
+protos: install
+	$(BIN)/python protos/generate.py
+
+# The engine beside its peers, in turn, in one run; ARGS="--json FILE" keeps the figures.
+bench: install
+	$(BIN)/python -m benchmarks engine $(ARGS)
+
+# On a GPU box with torch and transformers of its own: no environment is made, so that its CUDA build is used.
+gpu:
+	$(PYTHON) -m pytest -q -p no:cacheprovider -m gpu tests/gpu
+
+clean:
+	rm -rf $(VENV)
