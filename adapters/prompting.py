@@ -1,0 +1,69 @@
+"""The one prompt-template renderer, for training and for serving, so that they cannot drift.
+
+A template is Jinja2 with a single field, ``{{ text }}``. It runs in a sandbox, but a template is still the adapter
+author's input: nothing beyond printing that field is accepted, so that rendering costs no more than copying the text.
+Knows no adapters and no tokens. Every function may be called from any thread.
+"""
+
+from functools import lru_cache
+
+from jinja2 import StrictUndefined, Template, TemplateError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from adapters.errors import PromptTemplateError
+
+DEFAULT_TEMPLATE = "Summarize the following conversation.\n\n{{ text }}\n\nSummary:"
+MAX_TEMPLATE_BYTES = 4096
+_FIELD = "text"
+_ALLOWED_NODES = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const)
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+
+
+def render(template: str, text: str) -> str:
+    """Return ``template`` with ``{{ text }}`` replaced by ``text``; the text itself is never read as a template.
+
+    Raises:
+        PromptTemplateError: If :func:`check_template` refuses the template.
+    """
+    return _compiled(template).render(text=text)
+
+
+def check_template(template: str) -> None:
+    """Accept a template that prints ``text`` at least once and does nothing else.
+
+    Raises:
+        PromptTemplateError: If it is longer than 4096 bytes of UTF-8, does not parse, prints no ``{{ text }}`` or
+            holds any other field, filter, test, call or statement.
+    """
+    _compiled(template)
+
+
+@lru_cache(maxsize=256)
+def _compiled(template: str) -> Template:
+    try:
+        num_bytes = len(template.encode())
+    except UnicodeEncodeError as error:
+        raise PromptTemplateError("the prompt template holds characters that are not valid Unicode") from error
+    if num_bytes > MAX_TEMPLATE_BYTES:
+        raise PromptTemplateError(f"the prompt template has {num_bytes} bytes; at most {MAX_TEMPLATE_BYTES} are taken")
+    try:
+        tree = _ENVIRONMENT.parse(template)
+    except (TemplateError, RecursionError) as error:
+        raise PromptTemplateError(f"the prompt template does not parse: {error}") from error
+    _check_tree(tree)
+    return _ENVIRONMENT.from_string(template)
+
+
+def _check_tree(tree: nodes.Template) -> None:
+    names = {node.name for node in tree.find_all(nodes.Name)}
+    others = ", ".join(sorted(names - {_FIELD}))
+    if others:
+        raise PromptTemplateError(f"the prompt template may use {{{{ text }}}} only, not {others}")
+    for node in tree.find_all(nodes.Node):
+        if not isinstance(node, _ALLOWED_NODES):
+            raise PromptTemplateError(
+                f"the prompt template may print {{{{ text }}}} and nothing else; it has a {type(node).__name__.lower()}"
+            )
+    if _FIELD not in names:
+        raise PromptTemplateError("the prompt template must hold {{ text }}")
