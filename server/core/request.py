@@ -1,6 +1,7 @@
 """What a caller asks for, free of any protocol."""
 
 import re
+import uuid
 from dataclasses import dataclass, field
 
 from server.core.errors import InvalidArgumentError
@@ -37,10 +38,25 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         """Refuse ids that could confuse logs or headers, and floods of references."""
-        if not _REQUEST_ID.fullmatch(self.request_id):
-            raise InvalidArgumentError(
-                "request_id must be 1 to 128 letters, digits or ._:- and start with a letter or digit",
-                param="request_id",
-            )
+        check_request_id(self.request_id)
         if len(self.references) > MAX_REFERENCES:
             raise InvalidArgumentError(f"at most {MAX_REFERENCES} references", param="references")
+
+
+def check_request_id(request_id: str) -> str:
+    """Return ``request_id`` if it may be one.
+
+    Raises:
+        InvalidArgumentError: Unless it is well formed.
+    """
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidArgumentError(
+            "request_id must be 1 to 128 letters, digits or ._:- and start with a letter or digit",
+            param="request_id",
+        )
+    return request_id
+
+
+def new_request_id() -> str:
+    """Return an id for a request whose caller gave none."""
+    return uuid.uuid4().hex
