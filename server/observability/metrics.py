@@ -1,0 +1,111 @@
+"""Every metric of the server: names, units, labels and buckets. Definitions in docs/metrics.md, which a test compares.
+
+Knows no engine class: what it reads at scrape time is any object shaped like :class:`EngineSnapshot`. Counters and
+histograms may be touched from any thread; the engine's snapshot is taken by whoever scrapes, on the event loop's thread.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+_LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+_PERCENT_BUCKETS = tuple(float(bound) for bound in range(5, 101, 5))
+
+
+class EngineSnapshot(Protocol):
+    """What is read of an engine at scrape time."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the step loop runs."""
+        ...
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests in the queue."""
+        ...
+
+    @property
+    def num_running(self) -> int:
+        """Requests in the batch."""
+        ...
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Digests on the device."""
+        ...
+
+    @property
+    def num_adapter_loads(self) -> int:
+        """Loads since start."""
+        ...
+
+    @property
+    def num_adapter_evictions(self) -> int:
+        """Evictions since start."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """Steps since start."""
+        ...
+
+
+class Metrics:
+    """All metrics, in a registry of their own, so that several servers fit one process in tests.
+
+    Attributes:
+        registry: What ``/metrics`` renders.
+    """
+
+    def __init__(self) -> None:
+        """Register every metric at zero."""
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("medley_requests", "Requests ended, refused ones included, by code.", "code")
+        self.prompt_tokens = self._counter("medley_prompt_tokens", "Prompt tokens of accepted requests.")
+        self.generated_tokens = self._counter("medley_generated_tokens", "Tokens generated.")
+        self.queue = self._latency("medley_request_queue_seconds", "Queue time.")
+        self.ttft = self._latency("medley_request_ttft_seconds", "Time to first token.")
+        self.e2e = self._latency("medley_request_e2e_seconds", "End-to-end latency of complete answers.")
+        self.itl = Histogram(
+            "medley_inter_token_seconds", "Inter-token latency.", buckets=_TOKEN_BUCKETS_S, registry=self.registry
+        )
+        self.uploads = self._counter("medley_adapter_uploads", "Adapter uploads ended, by code.", "code")
+        self.evaluation_dropped = self._counter("medley_evaluation_dropped", "Scorings dropped as the queue was full.")
+        self.rouge = Histogram(
+            "medley_rouge_score",
+            "ROUGE F-measure of served texts, in percent.",
+            ("metric", "adapters"),
+            buckets=_PERCENT_BUCKETS,
+            registry=self.registry,
+        )
+
+    def watch_engine(self, stats: Callable[[], EngineSnapshot]) -> None:
+        """Read ``stats`` at every scrape from now on; call once."""
+        self.registry.register(_EngineCollector(stats))
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _latency(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, buckets=_LATENCY_BUCKETS_S, registry=self.registry)
+
+
+class _EngineCollector(Collector):
+    def __init__(self, stats: Callable[[], EngineSnapshot]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._stats()
+        yield GaugeMetricFamily("medley_engine_alive", "1 while the step loop runs.", float(stats.alive))
+        yield GaugeMetricFamily("medley_requests_waiting", "Requests in the queue.", float(stats.num_waiting))
+        yield GaugeMetricFamily("medley_requests_running", "Requests in the batch.", float(stats.num_running))
+        yield GaugeMetricFamily("medley_adapters_resident", "Adapters on the device.", float(len(stats.resident)))
+        yield CounterMetricFamily("medley_adapter_loads", "Adapter loads.", float(stats.num_adapter_loads))
+        yield CounterMetricFamily("medley_adapter_evictions", "Adapter evictions.", float(stats.num_adapter_evictions))
+        yield CounterMetricFamily("medley_engine_steps", "Engine steps.", float(stats.num_steps))

@@ -1,0 +1,279 @@
+"""One accepted request: engine outputs in, text chunks out, and exactly one terminal chunk.
+
+Used from one task on the event loop's thread. Whoever holds a :class:`Generation` must close it; closing releases the
+leased adapters and frees the engine's row.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+from server.core.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    InternalError,
+    MedleyError,
+)
+from server.core.outputs import (
+    AdapterUse,
+    FinishReason,
+    GenerationChunk,
+    GenerationResult,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from server.engine.base import EngineOutput
+from server.observability.metrics import Metrics
+from server.service.text import TextStream
+from server.service.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening a request has settled.
+
+    Attributes:
+        request_id: The request.
+        adapters: The versions that serve it.
+        num_prompt_tokens: Prompt tokens, without virtual ones.
+        stops: Strings that end the text.
+        accepted_s: Monotonic time of acceptance.
+    """
+
+    request_id: str
+    adapters: tuple[AdapterUse, ...]
+    num_prompt_tokens: int
+    stops: tuple[str, ...]
+    accepted_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a generation tells the rest of the service.
+
+    Attributes:
+        abort: Frees the engine's row; called at most once, and only while the engine has not ended it.
+        finished: Takes the whole text of a good answer; returns its scores to come, if any were asked for.
+        closed: Called exactly once, however the request ended, with its last chunk or None if it was given up.
+    """
+
+    abort: Callable[[], None]
+    finished: Callable[[str], "Future[Scores] | None"]
+    closed: Callable[[GenerationChunk | None], None]
+
+
+class Generation:
+    """An accepted request.
+
+    Args:
+        opened: What opening settled.
+        outputs: The engine's outputs.
+        tokenizer: Decodes them.
+        hooks: Whom to tell.
+        metrics: Where latencies are recorded.
+        score_wait_s: Longest wait for scores, after the whole text has been handed out.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        outputs: AsyncIterator[EngineOutput],
+        *,
+        tokenizer: Tokenizer,
+        hooks: Hooks,
+        metrics: Metrics,
+        score_wait_s: float,
+    ) -> None:
+        """Begin before the first output."""
+        self.request_id = opened.request_id
+        self.adapters = opened.adapters
+        self.num_prompt_tokens = opened.num_prompt_tokens
+        self._accepted_s = opened.accepted_s
+        self._outputs = outputs
+        self._tokenizer = tokenizer
+        self._stream = TextStream(tokenizer, opened.stops)
+        self._hooks = hooks
+        self._metrics = metrics
+        self._score_wait_s = score_wait_s
+        self._pieces: list[str] = []
+        self._num_tokens = 0
+        self._queue_s: float | None = None
+        self._first_token_s: float | None = None
+        self._last_token_s = 0.0
+        self._terminal: GenerationChunk | None = None
+        self._engine_ended = False
+        self._exhausted = False
+        self._closed = False
+
+    def __aiter__(self) -> AsyncIterator[GenerationChunk]:
+        """Return the chunks still to come."""
+        return self
+
+    async def __anext__(self) -> GenerationChunk:
+        """Return the next chunk; the last one, and only it, has a finish reason.
+
+        Raises:
+            StopAsyncIteration: After the terminal chunk, or once closed.
+        """
+        if self._exhausted or self._closed:
+            raise StopAsyncIteration
+        if self._terminal is None:
+            chunk = await self._advance()
+            if chunk is not None:
+                return chunk
+        terminal = await self._with_scores()
+        self._exhausted = True
+        self._close(terminal)
+        return terminal
+
+    async def result(self) -> GenerationResult:
+        """Wait for the whole answer and close.
+
+        Raises:
+            MedleyError: The error of a request that ended with ``error``, ``deadline`` or ``abort``.
+        """
+        logprobs: list[TokenLogprob] = []
+        try:
+            async for chunk in self:
+                logprobs.extend(chunk.logprobs)
+        finally:
+            await self.aclose()
+        terminal = self._terminal
+        if terminal is None:
+            raise CancelledError("the request was closed before its answer was complete")
+        if terminal.error is not None:
+            raise terminal.error
+        assert terminal.finish_reason is not None and terminal.usage is not None and terminal.timings is not None
+        return GenerationResult(
+            request_id=self.request_id,
+            text="".join(self._pieces),
+            adapters=self.adapters,
+            finish_reason=terminal.finish_reason,
+            usage=terminal.usage,
+            timings=terminal.timings,
+            logprobs=tuple(logprobs),
+            scores=terminal.scores,
+        )
+
+    async def aclose(self) -> None:
+        """Give up what has not ended and release everything; safe to call again."""
+        self._close(self._terminal)
+
+    async def _advance(self) -> GenerationChunk | None:
+        """Return the next chunk with something in it, or None once the terminal chunk is known."""
+        while True:
+            output = await self._next_output()
+            text = self._take(output)
+            logprobs = tuple(self._with_text(entry) for entry in output.logprobs)
+            if self._stream.stopped:
+                self._end(output, FinishReason.STOP)
+            elif output.finish_reason is not None:
+                text += self._keep(self._stream.finish())
+                self._end(output, FinishReason.STOP if self._stream.stopped else output.finish_reason)
+            if text or logprobs:
+                return GenerationChunk(text, logprobs)
+            if self._terminal is not None:
+                return None
+
+    async def _next_output(self) -> EngineOutput:
+        try:
+            return await anext(self._outputs)
+        except StopAsyncIteration:
+            _log.error("the engine gave no terminal output", extra={"request_id": self.request_id})
+        except Exception:
+            _log.exception("the engine failed", extra={"request_id": self.request_id})
+        return EngineOutput(finish_reason=FinishReason.ERROR, error=InternalError("the engine failed"))
+
+    def _take(self, output: EngineOutput) -> str:
+        self._engine_ended = output.finish_reason is not None
+        if output.queue_s is not None:
+            self._queue_s = output.queue_s
+            self._metrics.queue.observe(output.queue_s)
+        if output.token_ids:
+            self._record_tokens(len(output.token_ids))
+        return self._keep(self._stream.feed(output.token_ids))
+
+    def _record_tokens(self, num_tokens: int) -> None:
+        now_s = time.monotonic()
+        if self._first_token_s is None:
+            self._first_token_s = now_s
+            self._metrics.ttft.observe(now_s - self._accepted_s)
+        else:
+            self._metrics.itl.observe((now_s - self._last_token_s) / num_tokens)
+        self._last_token_s = now_s
+        self._num_tokens += num_tokens
+
+    def _keep(self, text: str) -> str:
+        if text:
+            self._pieces.append(text)
+        return text
+
+    def _with_text(self, entry: TokenLogprob) -> TokenLogprob:
+        piece = self._tokenizer.piece
+        top = tuple(replace(other, text=piece(other.token_id)) for other in entry.top)
+        return replace(entry, text=piece(entry.token_id), top=top)
+
+    def _end(self, output: EngineOutput, reason: FinishReason) -> None:
+        now_s = time.monotonic()
+        e2e_s = now_s - self._accepted_s
+        queue_s = e2e_s if self._queue_s is None else self._queue_s
+        ttft_s = e2e_s if self._first_token_s is None else self._first_token_s - self._accepted_s
+        error = _error_of(reason, output.error)
+        if error is None:
+            self._metrics.e2e.observe(e2e_s)
+        self._terminal = GenerationChunk(
+            text="",
+            finish_reason=reason,
+            error=error,
+            usage=Usage(self.num_prompt_tokens, self._num_tokens),
+            timings=Timings(queue_ms=queue_s * 1e3, ttft_ms=ttft_s * 1e3, e2e_ms=e2e_s * 1e3),
+        )
+        self._free_row()
+
+    async def _with_scores(self) -> GenerationChunk:
+        assert self._terminal is not None
+        if self._terminal.error is None and (scoring := self._hooks.finished("".join(self._pieces))) is not None:
+            scores = await _scores_within(scoring, self._score_wait_s)
+            self._terminal = replace(self._terminal, scores=scores)
+        return self._terminal
+
+    def _free_row(self) -> None:
+        if not self._engine_ended:
+            self._engine_ended = True
+            self._hooks.abort()
+
+    def _close(self, terminal: GenerationChunk | None) -> None:
+        if not self._closed:
+            self._closed = True
+            self._free_row()
+            self._hooks.closed(terminal)
+
+
+def _error_of(reason: FinishReason, error: MedleyError | None) -> MedleyError | None:
+    match reason:
+        case FinishReason.STOP | FinishReason.LENGTH:
+            return None
+        case FinishReason.DEADLINE:
+            return error or DeadlineExceededError("the deadline passed before the answer was complete")
+        case FinishReason.ABORT:
+            return error or CancelledError("the request was aborted")
+        case FinishReason.ERROR:
+            return error or InternalError("the engine failed")
+
+
+async def _scores_within(scoring: "Future[Scores]", wait_s: float) -> Scores | None:
+    waiter = asyncio.wrap_future(scoring)
+    # Also retrieves an error that comes after we stopped waiting, so that asyncio does not complain of it.
+    waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
+    done, _ = await asyncio.wait({waiter}, timeout=wait_s)
+    with contextlib.suppress(MedleyError):
+        return waiter.result() if done else None
+    return None
