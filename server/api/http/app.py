@@ -1,0 +1,35 @@
+"""The HTTP application: routes, the gate before them, and the errors behind them."""
+
+from fastapi import FastAPI
+
+from server.api.http.call import Caller
+from server.api.http.config import HttpConfig
+from server.api.http.errors import install_error_handlers
+from server.api.http.middleware import Gate
+from server.api.http.routes.adapters import adapter_routes
+from server.api.http.routes.evaluations import evaluation_routes
+from server.api.http.routes.openai import openai_inference_routes, openai_model_routes
+from server.api.http.routes.operations import install_docs, operation_routes
+from server.api.http.routes.summarize import summarize_routes
+from server.service.door import Services
+
+_DESCRIPTION = "One frozen base model; a medley of LoRA adapters and soft prompts over it, chosen per request."
+
+
+def create_app(services: Services, config: HttpConfig) -> FastAPI:
+    """Return the application; it starts nothing and owns nothing it must close."""
+    app = FastAPI(title="Medley", description=_DESCRIPTION, docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, config=config)
+    install_error_handlers(app, config.retry_after_s)
+    caller = Caller(services.inference, config.max_deadline_ms)
+    for router in (
+        summarize_routes(caller),
+        openai_inference_routes(caller, services.models),
+        openai_model_routes(services.models),
+        adapter_routes(services.adapters),
+        evaluation_routes(services.feedback),
+        operation_routes(services.health, services.metrics.registry),
+    ):
+        app.include_router(router)
+    install_docs(app)
+    return app

@@ -1,0 +1,137 @@
+"""What every inference route does around the service: the call's id and deadline, and the caller who goes away."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import TypeVar
+
+from fastapi import Request
+from starlette.types import Receive
+
+from server.api.http.wire.fields import GenerationBody
+from server.core.errors import CancelledError, InternalError, InvalidArgumentError
+from server.core.outputs import FinishReason, GenerationChunk, GenerationResult
+from server.core.request import GenerationRequest, check_request_id
+from server.core.sampling import SamplingParams
+from server.service.generation import Generation
+from server.service.inference import InferenceService
+
+DEADLINE_HEADER = "x-deadline-ms"
+_ENDED_WHOLE = frozenset({FinishReason.STOP, FinishReason.LENGTH})
+_T = TypeVar("_T")
+
+
+def call_id(request: Request, body_id: str | None) -> str:
+    """Return the call's id: the body's, else the header's, else the one drawn for it.
+
+    Raises:
+        InvalidArgumentError: If the body's is not well formed.
+    """
+    if body_id is not None:
+        request.state.request_id = check_request_id(body_id)
+    return str(request.state.request_id)
+
+
+def call_deadline_s(request: Request, max_deadline_ms: int) -> float | None:
+    """Return the monotonic time by which the answer must be complete, or None.
+
+    Raises:
+        InvalidArgumentError: If the header is not a whole number of milliseconds in range.
+    """
+    given = request.headers.get(DEADLINE_HEADER)
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) <= 10 and 1 <= int(given) <= max_deadline_ms):
+        raise InvalidArgumentError(
+            f"{DEADLINE_HEADER} must be a whole number from 1 to {max_deadline_ms}", param=DEADLINE_HEADER
+        )
+    return time.monotonic() + int(given) / 1000
+
+
+class Caller:
+    """Opens generations for HTTP calls.
+
+    Args:
+        inference: The service.
+        max_deadline_ms: Longest deadline a caller may ask for.
+    """
+
+    def __init__(self, inference: InferenceService, max_deadline_ms: int) -> None:
+        """Keep the parts."""
+        self._inference = inference
+        self._max_deadline_ms = max_deadline_ms
+
+    async def open(
+        self,
+        request: Request,
+        body: GenerationBody,
+        sampling: SamplingParams,
+        *,
+        text: str,
+        adapters: tuple[str, ...] = (),
+        apply_template: bool = True,
+    ) -> Generation:
+        """Open a generation with the adapters the route found and those the body names; close it afterwards.
+
+        Raises:
+            MedleyError: If the call is refused.
+            AdapterError: If an adapter is.
+        """
+        generation_request = GenerationRequest(
+            request_id=call_id(request, body.request_id),
+            text=text,
+            adapters=(*adapters, *body.adapters),
+            sampling=sampling,
+            apply_template=apply_template,
+            references=tuple(body.references),
+            deadline_s=call_deadline_s(request, self._max_deadline_ms),
+        )
+        return await self._inference.open(generation_request)
+
+
+async def until_disconnect(receive: Receive, work: Coroutine[object, object, _T]) -> _T:
+    """Await ``work``, and give it up when the caller goes away. The request's body must have been read.
+
+    Raises:
+        CancelledError: If the caller went away first.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise CancelledError("the caller went away")
+        return await working
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def whole_answer(request: Request, generation: Generation) -> GenerationResult:
+    """Return a generation's whole answer; it is closed in any case.
+
+    Raises:
+        MedleyError: If it failed, or the caller went away.
+    """
+    try:
+        return await until_disconnect(request.receive, generation.result())
+    finally:
+        await generation.aclose()
+
+
+async def checked_chunks(generation: Generation) -> AsyncIterator[GenerationChunk]:
+    """Yield a generation's chunks up to a terminal one that is a whole answer.
+
+    Raises:
+        MedleyError: In place of a terminal chunk that is a failure.
+    """
+    async for chunk in generation:
+        if chunk.finish_reason is not None and chunk.finish_reason not in _ENDED_WHOLE:
+            raise chunk.error or InternalError("the request ended without an answer")
+        yield chunk
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

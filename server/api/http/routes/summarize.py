@@ -1,0 +1,33 @@
+"""``POST /v1/summarize``: our own inference route."""
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+
+from server.api.http.call import Caller, checked_chunks, whole_answer
+from server.api.http.streaming import EventStream
+from server.api.http.wire.answers import SummarizeAnswer, summarize_answer, summarize_events
+from server.api.http.wire.fields import GenerationBody
+from server.core.sampling import SamplingParams
+
+
+class SummarizeBody(GenerationBody):
+    """A text to summarize; the adapter's prompt template, else the base's, wraps it."""
+
+    text: str
+    max_new_tokens: int = Field(SamplingParams().max_new_tokens, description="The engine's limit caps it.")
+
+
+def summarize_routes(caller: Caller) -> APIRouter:
+    """Return the router."""
+    router = APIRouter(tags=["inference"])
+
+    @router.post("/v1/summarize", response_model=SummarizeAnswer)
+    async def summarize(request: Request, body: SummarizeBody) -> SummarizeAnswer | EventStream:
+        """Summarize a text, whole or (with `stream`) in server-sent events."""
+        generation = await caller.open(request, body, body.sampling(body.max_new_tokens), text=body.text)
+        if not body.stream:
+            return summarize_answer(await whole_answer(request, generation))
+        events = summarize_events(generation.request_id, generation.adapters, checked_chunks(generation))
+        return EventStream(generation, events, generation.request_id)
+
+    return router

@@ -1,0 +1,67 @@
+"""Runs the HTTP application until it is cancelled. Knows no signals: the runtime owns them."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.core.errors import FailedPreconditionError
+
+_BACKLOG = 2048
+
+
+async def serve_http(app: FastAPI, host: str, port: int, ready: Callable[[int], None], grace_s: int = 5) -> None:
+    """Serve until cancelled, then let open connections end for ``grace_s`` seconds.
+
+    Args:
+        app: The application.
+        host: Address to listen on.
+        port: Port to listen on; 0 chooses a free one.
+        ready: Called once, with the port, when connections are taken.
+        grace_s: Longest wait at the end.
+
+    Raises:
+        FailedPreconditionError: If the address cannot be listened on.
+    """
+    with _listen(host, port) as listener:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=grace_s,
+        )
+        server = _Server(config, lambda: ready(int(listener.getsockname()[1])))
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True
+            await serving
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot listen on {host}:{port}: {error.strerror}") from error
