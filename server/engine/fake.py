@@ -191,7 +191,7 @@ class FakeEngine:
         self._require_alive()
         await asyncio.sleep(self._config.step_time_s)
         # A look at one local file: no worse than the sleep above.
-        if not (adapter.path / "adapter_model.safetensors").is_file():  # noqa: ASYNC240
+        if not (adapter.path / "adapter_model.safetensors").is_file():
             raise InvalidAdapterError("adapter_model.safetensors is missing")
         if adapter.rank > self._config.max_lora_rank:
             raise InvalidAdapterError(f"rank {adapter.rank} is over the limit of {self._config.max_lora_rank}")

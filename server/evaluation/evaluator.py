@@ -129,7 +129,7 @@ class Evaluator:
         try:
             scorer = self._make_scorer()
             scorer.score("a warm engine", ["a warm scorer"])
-        except Exception as error:  # noqa: BLE001 - handed to whoever awaits start()
+        except Exception as error:
             warm.set_exception(error)
             return
         warm.set_result(None)

@@ -1,7 +1,8 @@
 """Every metric of the server: names, units, labels and buckets. Definitions in docs/metrics.md, which a test compares.
 
 Knows no engine class: what it reads at scrape time is any object shaped like :class:`EngineSnapshot`. Counters and
-histograms may be touched from any thread; the engine's snapshot is taken by whoever scrapes, on the event loop's thread.
+histograms may be touched from any thread; the engine's snapshot is taken by whoever scrapes, on the event loop's
+thread.
 """
 
 from collections.abc import Callable, Iterable

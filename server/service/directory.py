@@ -2,7 +2,9 @@
 
 The registry and the store are synchronous and are asked in threads; what they said is kept for a short while, so that
 a request for a known adapter costs one look into a dictionary. Any change of names through this server empties that
-memory at once; changes another server makes in a shared registry are seen when it has run out. Event loop's thread only.
+memory at once; changes another server makes in a shared registry are seen when it has run out.
+
+Event loop's thread only.
 """
 
 import asyncio

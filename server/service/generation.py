@@ -151,7 +151,9 @@ class Generation:
             raise CancelledError("the request was closed before its answer was complete")
         if terminal.error is not None:
             raise terminal.error
-        assert terminal.finish_reason is not None and terminal.usage is not None and terminal.timings is not None
+        assert terminal.finish_reason is not None
+        assert terminal.usage is not None
+        assert terminal.timings is not None
         return GenerationResult(
             request_id=self.request_id,
             text="".join(self._pieces),
