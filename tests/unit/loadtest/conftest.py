@@ -1,0 +1,245 @@
+"""A tiny server with known latencies that speaks the wire contract over HTTP and gRPC; no engine behind it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+import uvicorn
+from medley.v1 import (
+    adapter_pb2,
+    adapter_pb2_grpc,
+    common_pb2,
+    evaluation_pb2,
+    evaluation_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+)
+
+from loadtest.clients import WireProtocol
+
+
+@dataclass
+class FakeServer:
+    """What it says and how long it takes; tests change it before they ask."""
+
+    ttft_s: float = 0.03
+    gap_s: float = 0.01
+    words: tuple[str, ...] = ("The ", "cat ", "sat ", "down.")
+    fails_half_way: bool = False
+    http: str = ""
+    grpc: str = ""
+    num_started: int = 0
+    uploads: list[tuple[str, str, dict[str, int]]] = field(default_factory=list)
+
+    def address(self, protocol: WireProtocol) -> str:
+        return self.http if protocol is WireProtocol.HTTP else self.grpc
+
+    async def generate(self) -> AsyncIterator[str]:
+        self.num_started += 1
+        for index, word in enumerate(self.words):
+            await asyncio.sleep(self.gap_s if index else self.ttft_s)
+            yield word
+            if self.fails_half_way:
+                raise FakeFailure("INTERNAL", "the engine broke")
+
+    def refusal(self, text: str, adapters: list[str]) -> "FakeFailure | None":
+        if "missing" in adapters:
+            return FakeFailure("NOT_FOUND", "no adapter named missing")
+        if "busy" in adapters:
+            return FakeFailure("RESOURCE_EXHAUSTED", "the queue is full")
+        return None
+
+
+class FakeFailure(Exception):
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+STATUS = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "INTERNAL": 500}
+TIMINGS = {"queue_ms": 1.0, "ttft_ms": 30.0, "e2e_ms": 60.0}
+
+
+class HttpFace:
+    """The HTTP contract as a bare ASGI application."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self.server = server
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        path = scope["path"]
+        if path == "/v1/summarize":
+            await self.summarize(json.loads(body), send)
+        elif path == "/v1/references":
+            await self.answer(send, 200, {"request_id": json.loads(body)["request_id"], "scores": {"rouge1": 50.0}})
+        elif scope["method"] == "GET":
+            await self.answer(send, 200, {"adapters": [{"name": "a", "versions": [version("a")], "aliases": {}}]})
+        else:
+            name = path.split("/")[3]
+            files = {key: body.count(key.encode()) for key in ("adapter_config.json", "adapter_model.safetensors")}
+            self.server.uploads.append((name, "stable" if b"stable" in body else "", files))
+            await self.answer(send, 201, version(name))
+
+    async def summarize(self, request: dict, send) -> None:
+        failure = self.server.refusal(request["text"], request["adapters"])
+        if failure:
+            await self.answer(send, STATUS[failure.code], error_body(failure))
+        elif request.get("stream"):
+            await self.stream(request, send)
+        else:
+            words = [word async for word in self.server.generate()]
+            await self.answer(
+                send, 200, {"summary": "".join(words), **ending(request["adapters"], len(words), request)}
+            )
+
+    async def stream(self, request: dict, send) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+        async def event(fields) -> None:
+            data = fields if isinstance(fields, str) else json.dumps(fields)
+            await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
+
+        uses = ending(request["adapters"], 0, request)["adapters"]
+        await event({"request_id": "r-1", "delta": "", "adapters": uses})
+        try:
+            async for word in self.server.generate():
+                await event({"request_id": "r-1", "delta": word})
+        except FakeFailure as failure:
+            await event(error_body(failure))
+        else:
+            end = ending(request["adapters"], len(self.server.words), request)
+            del end["adapters"]
+            await event({"delta": "", **end})
+            await event("[DONE]")
+        await send({"type": "http.response.body", "body": b""})
+
+    async def answer(self, send, status: int, fields: dict) -> None:
+        await send(
+            {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
+        )
+        await send({"type": "http.response.body", "body": json.dumps(fields).encode()})
+
+
+def version(name: str) -> dict:
+    return {"name": name, "version": 1, "digest": "d", "kind": "lora", "state": "ready", "more": "fields"}
+
+
+def error_body(failure: FakeFailure) -> dict:
+    return {"error": {"code": failure.code, "message": failure.message, "type": "x", "param": None}}
+
+
+def ending(adapters: list[str], num_words: int, request: dict) -> dict:
+    return {
+        "request_id": "r-1",
+        "adapters": [{"name": name, "version": 1, "digest": "d", "kind": "lora"} for name in adapters],
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 7, "completion_tokens": num_words},
+        "timings": TIMINGS,
+        **({"scores": {"rouge1": 42.0}} if request.get("references") else {}),
+    }
+
+
+class GrpcFace(
+    inference_pb2_grpc.InferenceServiceServicer,
+    adapter_pb2_grpc.AdapterServiceServicer,
+    evaluation_pb2_grpc.EvaluationServiceServicer,
+):
+    """The same contract over gRPC."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self.server = server
+
+    def ending(self, request, num_words: int) -> dict:
+        return {
+            "request_id": "r-1",
+            "finish_reason": common_pb2.FINISH_REASON_STOP,
+            "usage": common_pb2.Usage(prompt_tokens=7, completion_tokens=num_words),
+            "timings": common_pb2.Timings(**TIMINGS),
+            "scores": {"rouge1": 42.0} if request.references else {},
+        }
+
+    def uses(self, request) -> list:
+        return [common_pb2.AdapterUse(name=name, version=1) for name in request.adapters]
+
+    async def check(self, request, context) -> None:
+        failure = self.server.refusal(request.text, list(request.adapters))
+        if failure:
+            await context.abort(grpc.StatusCode[failure.code], failure.message)
+
+    async def Summarize(self, request, context):
+        await self.check(request, context)
+        words = [word async for word in self.server.generate()]
+        return inference_pb2.SummarizeResponse(
+            summary="".join(words), adapters=self.uses(request), **self.ending(request, len(words))
+        )
+
+    async def StreamSummarize(self, request, context):
+        await self.check(request, context)
+        yield inference_pb2.StreamSummarizeResponse(request_id="r-1", adapters=self.uses(request))
+        try:
+            async for word in self.server.generate():
+                yield inference_pb2.StreamSummarizeResponse(request_id="r-1", delta=word)
+        except FakeFailure as failure:
+            await context.abort(grpc.StatusCode[failure.code], failure.message)
+        yield inference_pb2.StreamSummarizeResponse(**self.ending(request, len(self.server.words)))
+
+    async def SubmitReferences(self, request, context):
+        return evaluation_pb2.SubmitReferencesResponse(request_id=request.request_id, scores={"rouge1": 50.0})
+
+    async def UploadAdapter(self, requests, context):
+        header, files = None, {}
+        async for request in requests:
+            if request.HasField("header"):
+                header = request.header
+            else:
+                files[request.chunk.file_name] = files.get(request.chunk.file_name, 0) + 1
+        self.server.uploads.append((header.name, header.alias, files))
+        return adapter_pb2.UploadAdapterResponse(version=self.version(header.name))
+
+    async def ListAdapters(self, request, context):
+        return adapter_pb2.ListAdaptersResponse(adapters=[adapter_pb2.Adapter(name="a", versions=[self.version("a")])])
+
+    def version(self, name: str) -> adapter_pb2.AdapterVersion:
+        return adapter_pb2.AdapterVersion(
+            name=name,
+            version=1,
+            digest="d",
+            kind=common_pb2.ADAPTER_KIND_LORA,
+            state=adapter_pb2.ADAPTER_STATE_READY,
+        )
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    fake = FakeServer()
+    config = uvicorn.Config(
+        HttpFace(fake), port=0, lifespan="off", log_level="critical", ws="none", timeout_graceful_shutdown=0
+    )
+    http = uvicorn.Server(config)
+    http_task = asyncio.create_task(http._serve())
+    face = GrpcFace(fake)
+    rpc = grpc.aio.server()
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(face, rpc)
+    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(face, rpc)
+    evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(face, rpc)
+    fake.grpc = f"127.0.0.1:{rpc.add_insecure_port('127.0.0.1:0')}"
+    await rpc.start()
+    while not http.started:  # noqa: ASYNC110 - uvicorn has nothing to wait on
+        await asyncio.sleep(0.01)
+    fake.http = f"127.0.0.1:{http.servers[0].sockets[0].getsockname()[1]}"
+    yield fake
+    http.should_exit = True
+    await http_task
+    await rpc.stop(0)
