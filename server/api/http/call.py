@@ -2,22 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from typing import TypeVar
 
 from fastapi import Request
 from starlette.types import Receive
 
 from server.api.http.wire.fields import GenerationBody
-from server.core.errors import CancelledError, InternalError, InvalidArgumentError
-from server.core.outputs import FinishReason, GenerationChunk, GenerationResult
+from server.core.errors import CancelledError, InvalidArgumentError
+from server.core.outputs import GenerationResult
 from server.core.request import GenerationRequest, check_request_id
 from server.core.sampling import SamplingParams
 from server.service.generation import Generation
 from server.service.inference import InferenceService
 
 DEADLINE_HEADER = "x-deadline-ms"
-_ENDED_WHOLE = frozenset({FinishReason.STOP, FinishReason.LENGTH})
 _T = TypeVar("_T")
 
 
@@ -118,18 +117,6 @@ async def whole_answer(request: Request, generation: Generation) -> GenerationRe
         return await until_disconnect(request.receive, generation.result())
     finally:
         await generation.aclose()
-
-
-async def checked_chunks(generation: Generation) -> AsyncIterator[GenerationChunk]:
-    """Yield a generation's chunks up to a terminal one that is a whole answer.
-
-    Raises:
-        MedleyError: In place of a terminal chunk that is a failure.
-    """
-    async for chunk in generation:
-        if chunk.finish_reason is not None and chunk.finish_reason not in _ENDED_WHOLE:
-            raise chunk.error or InternalError("the request ended without an answer")
-        yield chunk
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -4,12 +4,13 @@ import time
 
 from fastapi import APIRouter, Request
 
-from server.api.http.call import Caller, checked_chunks, whole_answer
+from server.api.http.call import Caller, whole_answer
 from server.api.http.streaming import EventStream
 from server.api.http.wire.openai_answers import ChatCompletion, Completion, Envelope, ModelCard, ModelList
 from server.api.http.wire.openai_bodies import ChatBody, CompletionBody
 from server.api.http.wire.openai_streams import Told, chat_completion, chat_events, completion, completion_events
 from server.core.errors import NotFoundError
+from server.service.chunks import good_chunks
 from server.service.models import ModelDirectory, ModelEntry
 
 _OWNER = "medley"
@@ -34,7 +35,7 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
         told = Told(logprobs=body.logprobs is not None, usage=body.stream_options.include_usage)
         if not body.stream:
             return completion(envelope, await whole_answer(request, generation), told)
-        events = completion_events(envelope, generation.adapters, checked_chunks(generation), told)
+        events = completion_events(envelope, generation.adapters, good_chunks(generation), told)
         return EventStream(generation, events, generation.request_id)
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
@@ -51,7 +52,7 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
         told = Told(logprobs=body.logprobs, usage=body.stream_options.include_usage)
         if not body.stream:
             return chat_completion(envelope, await whole_answer(request, generation), told)
-        events = chat_events(envelope, generation.adapters, checked_chunks(generation), told)
+        events = chat_events(envelope, generation.adapters, good_chunks(generation), told)
         return EventStream(generation, events, generation.request_id)
 
     return router

@@ -3,11 +3,12 @@
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from server.api.http.call import Caller, checked_chunks, whole_answer
+from server.api.http.call import Caller, whole_answer
 from server.api.http.streaming import EventStream
 from server.api.http.wire.answers import SummarizeAnswer, summarize_answer, summarize_events
 from server.api.http.wire.fields import GenerationBody
 from server.core.sampling import SamplingParams
+from server.service.chunks import good_chunks
 
 
 class SummarizeBody(GenerationBody):
@@ -27,7 +28,7 @@ def summarize_routes(caller: Caller) -> APIRouter:
         generation = await caller.open(request, body, body.sampling(body.max_new_tokens), text=body.text)
         if not body.stream:
             return summarize_answer(await whole_answer(request, generation))
-        events = summarize_events(generation.request_id, generation.adapters, checked_chunks(generation))
+        events = summarize_events(generation.request_id, generation.adapters, good_chunks(generation))
         return EventStream(generation, events, generation.request_id)
 
     return router

@@ -1,0 +1,60 @@
+"""Errors on the gRPC wire: one table from code to status, the message, and the code and request id as trailers."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+
+import grpc
+from grpc import aio
+
+from adapters.errors import AdapterError
+from server.core.errors import ErrorCode, MedleyError, code_of
+
+_LOGGER = logging.getLogger(__name__)
+REQUEST_ID_KEY = "medley-request-id"
+CODE_KEY = "medley-code"
+PARAM_KEY = "medley-param"
+
+GRPC_STATUSES: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
+    {
+        ErrorCode.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+        ErrorCode.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+        ErrorCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+        ErrorCode.ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+        ErrorCode.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorCode.RESOURCE_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+        ErrorCode.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+        ErrorCode.CANCELLED: grpc.StatusCode.CANCELLED,
+        ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,
+    }
+)
+
+Context = aio.ServicerContext[object, object]
+
+
+@asynccontextmanager
+async def answering(context: Context, request_id: str = "") -> AsyncIterator[None]:
+    """End the call with the right status when the block raises; unknown errors say no more than "internal error"."""
+    try:
+        yield
+    except aio.AbortError:
+        raise
+    except Exception as error:
+        code = code_of(error)
+        message = error.message if isinstance(error, MedleyError | AdapterError) else "internal error"
+        if code is ErrorCode.INTERNAL:
+            _LOGGER.error("call failed", exc_info=error, extra={"request_id": request_id})
+        await context.abort(GRPC_STATUSES[code], message, _trailers(error, code, request_id))
+
+
+def _trailers(error: Exception, code: ErrorCode, request_id: str) -> tuple[tuple[str, str], ...]:
+    trailers = [(CODE_KEY, str(code))]
+    # An id that was refused might hold characters a header cannot.
+    if request_id.isascii() and request_id.isprintable() and request_id:
+        trailers.append((REQUEST_ID_KEY, request_id))
+    if isinstance(error, MedleyError) and error.param is not None:
+        trailers.append((PARAM_KEY, error.param))
+    return tuple(trailers)

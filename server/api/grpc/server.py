@@ -1,0 +1,80 @@
+"""Builds the gRPC server and runs it until it is cancelled. Knows no signals: the runtime owns them."""
+
+import asyncio
+from collections.abc import Callable
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from medley.v1 import (
+    adapter_pb2,
+    adapter_pb2_grpc,
+    evaluation_pb2,
+    evaluation_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+)
+from server.api.grpc.adapters import AdapterServicer
+from server.api.grpc.config import GrpcConfig
+from server.api.grpc.evaluation import EvaluationServicer
+from server.api.grpc.health import HealthServicer
+from server.api.grpc.inference import InferenceServicer
+from server.core.errors import FailedPreconditionError
+from server.service.door import Services
+
+SERVICE_NAMES = tuple(
+    service.full_name
+    for file in (inference_pb2, adapter_pb2, evaluation_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
+_HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+def create_server(services: Services, config: GrpcConfig) -> aio.Server:
+    """Return the server with all its services, not yet listening. Call on the event loop's thread."""
+    server = aio.server(
+        options=(
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", config.max_message_bytes),
+            # Else a second server on the same port would quietly take half of the calls.
+            ("grpc.so_reuseport", 0),
+        ),
+        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+    )
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceServicer(services.inference), server)
+    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(services.adapters), server)
+    evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(EvaluationServicer(services.feedback), server)
+    health_pb2_grpc.add_HealthServicer_to_server(
+        HealthServicer(services.health, SERVICE_NAMES, config.health_poll_s), server
+    )
+    reflection.enable_server_reflection((*SERVICE_NAMES, _HEALTH_NAME, reflection.SERVICE_NAME), server)
+    return server
+
+
+async def serve_grpc(
+    server: aio.Server, host: str, port: int, ready: Callable[[int], None], grace_s: float = 5.0
+) -> None:
+    """Serve until cancelled, then let open calls end for ``grace_s`` seconds.
+
+    Args:
+        server: From :func:`create_server`.
+        host: Address to listen on.
+        port: Port to listen on; 0 chooses a free one.
+        ready: Called once, with the port, when calls are taken.
+        grace_s: Longest wait at the end.
+
+    Raises:
+        FailedPreconditionError: If the address cannot be listened on.
+    """
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound_port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise FailedPreconditionError(f"cannot listen on {address}") from error
+    await server.start()
+    try:
+        ready(bound_port)
+        await server.wait_for_termination()
+    finally:
+        await asyncio.shield(server.stop(grace_s))
