@@ -11,6 +11,7 @@ The tree::
     ├── AdapterNotFoundError           no such name, version or alias
     ├── AdapterNotReadyError           known, but still uploading, or refused, or retired
     ├── PromptTemplateError            a prompt template that does not render
+    ├── InvalidBaseError               a base model's folder that cannot be read
     ├── StoreError                     the store cannot be read or written
     └── CorruptBlobError               bytes that no longer match their digest
 
@@ -61,6 +62,10 @@ class AdapterNotReadyError(AdapterError):
 
 class PromptTemplateError(AdapterError):
     """A prompt template that does not parse or render."""
+
+
+class InvalidBaseError(AdapterError):
+    """A base model's folder that is incomplete, malformed or of a kind Medley does not know."""
 
 
 class StoreError(AdapterError):

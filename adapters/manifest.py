@@ -7,12 +7,14 @@ from its tensors and config. Knows no files, no tensors, no server.
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Self
 
 from adapters.errors import InvalidAdapterError, InvalidAdapterReferenceError
+from adapters.strict_json import parse_object, show
 
 MANIFEST_FILE = "medley.json"
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
@@ -96,41 +98,61 @@ class AdapterManifest:
         """Read a manifest.
 
         Raises:
-            InvalidAdapterError: If it is not JSON, has unknown or missing fields, or fields of the wrong type.
+            InvalidAdapterError: If it is not strict JSON, or has unknown, missing or ill-typed fields.
         """
-        try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InvalidAdapterError(f"{MANIFEST_FILE} is not valid JSON") from error
-        if not isinstance(raw, dict):
-            raise InvalidAdapterError(f"{MANIFEST_FILE} must be a JSON object")
+        raw = parse_object(text.encode(errors="surrogatepass"), MANIFEST_FILE)
         unknown = sorted(set(raw) - {known.name for known in fields(cls)})
         if unknown:
-            raise InvalidAdapterError(f"{MANIFEST_FILE} has unknown fields: {', '.join(unknown)}")
-        return cls(**_checked(raw))
+            raise InvalidAdapterError(f"{MANIFEST_FILE} has unknown fields: {show(unknown)}")
+        kind = _text(raw, "kind")
+        if not _text(raw, "name") or kind not in set(AdapterKind):
+            raise InvalidAdapterError(f"{MANIFEST_FILE} needs a name, and a kind of {', '.join(AdapterKind)}")
+        return cls(
+            name=_text(raw, "name"),
+            kind=AdapterKind(kind),
+            base_model=_text(raw, "base_model"),
+            base_fingerprint=_text(raw, "base_fingerprint"),
+            base_weights_digest=_text(raw, "base_weights_digest"),
+            prompt_template=_text(raw, "prompt_template"),
+            rank=_count(raw, "rank"),
+            target_modules=_texts(raw, "target_modules"),
+            num_virtual_tokens=_count(raw, "num_virtual_tokens"),
+            task=_text(raw, "task"),
+            licence=_text(raw, "licence"),
+            description=_text(raw, "description"),
+            scores=_scores(raw, "scores"),
+        )
 
 
-def _checked(raw: dict[str, object]) -> dict[str, object]:
-    for key in ("name", "kind"):
-        if not isinstance(raw.get(key), str):
-            raise InvalidAdapterError(f"{MANIFEST_FILE} needs the field {key!r} as a string")
-    if raw["kind"] not in set(AdapterKind):
-        raise InvalidAdapterError(f"{MANIFEST_FILE}: unknown kind {raw['kind']!r}")
-    expected = {"rank": int, "num_virtual_tokens": int, "target_modules": list, "scores": dict}
-    for key, value in raw.items():
-        kind = expected.get(key, str)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must be of type {kind.__name__}")
-    checked = dict(raw)
-    checked["kind"] = AdapterKind(str(raw["kind"]))
-    targets = raw.get("target_modules", [])
-    scores = raw.get("scores", {})
-    assert isinstance(targets, list) and isinstance(scores, dict)
-    checked["target_modules"] = tuple(str(target) for target in targets)
-    if not all(isinstance(score, int | float) for score in scores.values()):
-        raise InvalidAdapterError(f"{MANIFEST_FILE}: scores must be numbers")
-    checked["scores"] = {str(metric): float(score) for metric, score in scores.items()}
-    return checked
+def _text(raw: Mapping[str, object], key: str) -> str:
+    value = raw.get(key, "")
+    if not isinstance(value, str):
+        raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must be text")
+    return value
+
+
+def _count(raw: Mapping[str, object], key: str) -> int:
+    value = raw.get(key, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must be a whole number, 0 or more")
+    return value
+
+
+def _texts(raw: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = raw.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must be a list of texts")
+    return tuple(value)
+
+
+def _scores(raw: Mapping[str, object], key: str) -> Mapping[str, float]:
+    value = raw.get(key, {})
+    if not isinstance(value, dict):
+        raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must map metric names to numbers")
+    for score in value.values():
+        if not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= sys.float_info.max:
+            raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must map metric names to finite numbers")
+    return {metric: float(score) for metric, score in value.items()}
 
 
 def check_name(name: str) -> str:

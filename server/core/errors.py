@@ -134,6 +134,7 @@ ADAPTER_ERROR_CODES: Mapping[type[adapter_errors.AdapterError], ErrorCode] = Map
         adapter_errors.AdapterTooLargeError: ErrorCode.RESOURCE_EXHAUSTED,
         adapter_errors.WrongBaseError: ErrorCode.FAILED_PRECONDITION,
         adapter_errors.UnsupportedAdapterError: ErrorCode.FAILED_PRECONDITION,
+        adapter_errors.InvalidBaseError: ErrorCode.FAILED_PRECONDITION,
         adapter_errors.AdapterNotFoundError: ErrorCode.NOT_FOUND,
         adapter_errors.AdapterNotReadyError: ErrorCode.FAILED_PRECONDITION,
         adapter_errors.CorruptBlobError: ErrorCode.INTERNAL,

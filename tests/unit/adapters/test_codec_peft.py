@@ -1,0 +1,219 @@
+"""The codec reads exactly what PEFT writes: tensors and scaling, on a tiny random T5."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapters.base_spec import read_base_spec
+from adapters.codec import CodecLimits, LoraWeights, SoftPromptWeights, inspect_adapter, read_adapter
+from adapters.manifest import AdapterKind, BaseModelSpec
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.torch
+
+LIMITS = CodecLimits()
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=64,
+        d_model=16,
+        d_kv=4,
+        num_heads=3,
+        d_ff=24,
+        num_layers=2,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(base_folder: Path) -> BaseModelSpec:
+    return read_base_spec(base_folder)
+
+
+def _wrapped(base_folder: Path, config: object, adapter_name: str = "default") -> object:
+    model = transformers.T5ForConditionalGeneration.from_pretrained(base_folder)
+    model = peft.get_peft_model(model, config, adapter_name=adapter_name)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or "prompt" in name:
+            parameter.data.normal_()
+    return model
+
+
+def _lora_layers(model: object) -> dict[str, object]:
+    return {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if isinstance(module, peft.tuners.lora.LoraLayer)
+    }
+
+
+LORA_CONFIGS = {
+    "default targets": {"r": 4, "lora_alpha": 8},
+    "all linear": {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"},
+    "rslora": {"r": 8, "lora_alpha": 5, "use_rslora": True, "target_modules": ["q", "v", "wo"]},
+    "patterns": {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q", "v", "wi_0"],
+        "rank_pattern": {"wi_0": 3, "decoder.*q": 2, r"^encoder\.block\.\d+\.layer\.0\.SelfAttention\.q": 6},
+        "alpha_pattern": {"block.1.layer.0.SelfAttention.(q|v)": 7, "v": 2},
+    },
+    "rslora and patterns": {
+        "r": 4,
+        "lora_alpha": 8,
+        "use_rslora": True,
+        "rank_pattern": {"q": 9},
+        "alpha_pattern": {"v": 1},
+    },
+    "fan_in_fan_out": {"r": 4, "lora_alpha": 8, "fan_in_fan_out": True, "target_modules": ["wi_0", "q"]},
+    "gaussian": {"r": 4, "lora_alpha": 8, "init_lora_weights": "gaussian", "bias": "all"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True")
+@pytest.mark.parametrize("fields", LORA_CONFIGS.values(), ids=LORA_CONFIGS)
+def test_read_adapter_of_peft_lora_has_pefts_tensors_and_scaling(
+    tmp_path: Path, base_folder: Path, base: BaseModelSpec, fields: dict[str, object]
+) -> None:
+    model = _wrapped(base_folder, peft.LoraConfig(task_type="SEQ_2_SEQ_LM", **fields))
+    model.save_pretrained(tmp_path)
+    layers = _lora_layers(model)
+
+    weights = read_adapter(tmp_path, base, LIMITS)
+
+    assert isinstance(weights, LoraWeights)
+    assert set(weights.modules) == set(layers)
+    for path, module in weights.modules.items():
+        layer = layers[path]
+        np.testing.assert_array_equal(module.lora_a, layer.lora_A["default"].weight.detach().numpy())
+        np.testing.assert_array_equal(module.lora_b, layer.lora_B["default"].weight.detach().numpy())
+        assert module.scaling == pytest.approx(layer.scaling["default"], rel=1e-12)
+        delta = module.scaling * module.lora_b @ module.lora_a
+        np.testing.assert_allclose(delta, layer.get_delta_weight("default").detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert weights.max_rank == max(layer.r["default"] for layer in layers.values())
+
+
+def test_read_adapter_of_named_peft_adapter_looks_into_its_folder(
+    tmp_path: Path, base_folder: Path, base: BaseModelSpec
+) -> None:
+    model = _wrapped(base_folder, peft.LoraConfig(task_type="SEQ_2_SEQ_LM", r=4), adapter_name="news")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "news").is_dir()
+    assert len(read_adapter(tmp_path, base, LIMITS).modules) == len(_lora_layers(model))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_read_adapter_of_half_precision_lora_widens_without_loss(
+    tmp_path: Path, base_folder: Path, base: BaseModelSpec, dtype: str
+) -> None:
+    model = _wrapped(base_folder, peft.LoraConfig(task_type="SEQ_2_SEQ_LM", r=4)).to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path)
+    layers = _lora_layers(model)
+    for path, module in read_adapter(tmp_path, base, LIMITS).modules.items():
+        np.testing.assert_array_equal(module.lora_a, layers[path].lora_A["default"].weight.detach().float().numpy())
+
+
+def test_read_adapter_of_peft_prompt_has_the_rows_peft_uses(
+    tmp_path: Path, base_folder: Path, base: BaseModelSpec
+) -> None:
+    model = _wrapped(base_folder, peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=5))
+    model.save_pretrained(tmp_path)
+    weights = read_adapter(tmp_path, base, LIMITS)
+    assert isinstance(weights, SoftPromptWeights)
+    stored = model.prompt_encoder["default"].embedding.weight.detach().numpy()
+    assert stored.shape == (10, 16)
+    np.testing.assert_array_equal(weights.embeddings, stored[:5])
+    used = model.get_prompt(batch_size=1)[0].detach().numpy()
+    np.testing.assert_array_equal(weights.embeddings, used[:5])
+
+
+def test_inspect_adapter_of_plain_peft_folders_makes_manifests(
+    tmp_path: Path, base_folder: Path, base: BaseModelSpec
+) -> None:
+    _wrapped(base_folder, peft.LoraConfig(task_type="SEQ_2_SEQ_LM", r=4)).save_pretrained(tmp_path / "l")
+    prompt = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=5)
+    _wrapped(base_folder, prompt).save_pretrained(tmp_path / "p")
+    lora = inspect_adapter(tmp_path / "l", base, LIMITS, "l")
+    assert (lora.kind, lora.rank, lora.target_modules, lora.base_model) == (
+        AdapterKind.LORA,
+        4,
+        ("q", "v"),
+        str(base_folder),
+    )
+    soft = inspect_adapter(tmp_path / "p", base, LIMITS, "p")
+    assert (soft.kind, soft.rank, soft.num_virtual_tokens) == (AdapterKind.PROMPT, 0, 5)
+
+
+def _others() -> dict[str, object]:
+    kind = {"task_type": "SEQ_2_SEQ_LM"}
+    return {
+        "dora": peft.LoraConfig(r=4, use_dora=True, **kind),
+        "lora_bias": peft.LoraConfig(r=4, lora_bias=True, **kind),
+        "embeddings": peft.LoraConfig(r=4, target_modules=["q", "embed_tokens"], **kind),
+        "modules_to_save": peft.LoraConfig(r=4, modules_to_save=["lm_head"], **kind),
+        "trainable tokens": peft.LoraConfig(r=4, trainable_token_indices=[1, 2], **kind),
+        "pissa": peft.LoraConfig(r=4, init_lora_weights="pissa", **kind),
+        "ia3": peft.IA3Config(**kind),
+        "loha": peft.LoHaConfig(r=4, target_modules=["q"], **kind),
+        "adalora": peft.AdaLoraConfig(init_r=4, target_r=2, total_step=10, tinit=1, tfinal=1, **kind),
+        "vera": peft.VeraConfig(r=4, target_modules=["q"], **kind),
+        "prefix": peft.PrefixTuningConfig(num_virtual_tokens=4, **kind),
+        "p-tuning": peft.PromptEncoderConfig(num_virtual_tokens=4, **kind),
+        "multitask": peft.MultitaskPromptTuningConfig(num_virtual_tokens=4, num_tasks=2, **kind),
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", _others())
+def test_read_adapter_of_other_families_is_refused_by_name(
+    tmp_path: Path, base_folder: Path, base: BaseModelSpec, family: str
+) -> None:
+    from adapters.errors import UnsupportedAdapterError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _wrapped(base_folder, _others()[family]).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedAdapterError, match=r"support|changes the base"):
+        read_adapter(tmp_path, base, LIMITS)
+    with pytest.raises(UnsupportedAdapterError, match=r"support|changes the base"):
+        inspect_adapter(tmp_path, base, LIMITS, "x")
+
+
+def test_read_base_spec_matches_the_loaded_model(base_folder: Path, base: BaseModelSpec) -> None:
+    model = transformers.T5ForConditionalGeneration.from_pretrained(base_folder)
+    linear = {
+        name: tuple(module.weight.shape)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    }
+    assert base.linear_shapes == linear
+    assert (base.model_id, base.architecture, base.d_model, base.vocab_size) == (
+        "tiny",
+        "T5ForConditionalGeneration",
+        16,
+        64,
+    )
+
+
+def test_read_base_spec_of_shards_has_the_same_fingerprint(
+    tmp_path: Path, base_folder: Path, base: BaseModelSpec
+) -> None:
+    model = transformers.T5ForConditionalGeneration.from_pretrained(base_folder)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="8KB")
+    sharded = read_base_spec(tmp_path / "shards", model_id="named")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    assert sharded.fingerprint == base.fingerprint
+    assert sharded.model_id == "named"
+    assert sharded.weights_digest != base.weights_digest
