@@ -7,15 +7,6 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-from medley.v1 import (
-    adapter_pb2,
-    adapter_pb2_grpc,
-    common_pb2,
-    evaluation_pb2,
-    evaluation_pb2_grpc,
-    inference_pb2,
-    inference_pb2_grpc,
-)
 
 from loadtest.clients.base import (
     CONTROL_TIMEOUT_S,
@@ -27,6 +18,15 @@ from loadtest.clients.base import (
     SummaryPiece,
     SummaryRequest,
     adapter_files,
+)
+from medley.v1 import (
+    adapter_pb2,
+    adapter_pb2_grpc,
+    common_pb2,
+    evaluation_pb2,
+    evaluation_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
 )
 
 # Well under gRPC's default limit of 4 MiB a message.

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import grpc
 import pytest
 import uvicorn
+
+from loadtest.clients import WireProtocol
 from medley.v1 import (
     adapter_pb2,
     adapter_pb2_grpc,
@@ -18,8 +20,6 @@ from medley.v1 import (
     inference_pb2_grpc,
 )
 
-from loadtest.clients import WireProtocol
-
 
 @dataclass
 class FakeServer:
@@ -29,6 +29,8 @@ class FakeServer:
     gap_s: float = 0.01
     words: tuple[str, ...] = ("The ", "cat ", "sat ", "down.")
     fails_half_way: bool = False
+    serves_base_only: bool = False
+    scores_late: bool = False
     http: str = ""
     grpc: str = ""
     num_started: int = 0
@@ -45,7 +47,13 @@ class FakeServer:
             if self.fails_half_way:
                 raise FakeFailure("INTERNAL", "the engine broke")
 
-    def refusal(self, text: str, adapters: list[str]) -> "FakeFailure | None":
+    def used(self, adapters: Sequence[str]) -> list[str]:
+        return [] if self.serves_base_only else list(adapters)
+
+    def scores(self, references: Sequence[str]) -> dict[str, float]:
+        return dict.fromkeys(METRICS, 42.0) if references and not self.scores_late else {}
+
+    def refusal(self, adapters: Sequence[str]) -> "FakeFailure | None":
         if "missing" in adapters:
             return FakeFailure("NOT_FOUND", "no adapter named missing")
         if "busy" in adapters:
@@ -59,6 +67,7 @@ class FakeFailure(Exception):
         self.code, self.message = code, message
 
 
+METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 STATUS = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "INTERNAL": 500}
 TIMINGS = {"queue_ms": 1.0, "ttft_ms": 30.0, "e2e_ms": 60.0}
 
@@ -82,7 +91,9 @@ class HttpFace:
         if path == "/v1/summarize":
             await self.summarize(json.loads(body), send)
         elif path == "/v1/references":
-            await self.answer(send, 200, {"request_id": json.loads(body)["request_id"], "scores": {"rouge1": 50.0}})
+            await self.answer(
+                send, 200, {"request_id": json.loads(body)["request_id"], "scores": dict.fromkeys(METRICS, 50.0)}
+            )
         elif scope["method"] == "GET":
             await self.answer(send, 200, {"adapters": [{"name": "a", "versions": [version("a")], "aliases": {}}]})
         else:
@@ -92,16 +103,14 @@ class HttpFace:
             await self.answer(send, 201, version(name))
 
     async def summarize(self, request: dict, send) -> None:
-        failure = self.server.refusal(request["text"], request["adapters"])
+        failure = self.server.refusal(request["adapters"])
         if failure:
             await self.answer(send, STATUS[failure.code], error_body(failure))
         elif request.get("stream"):
             await self.stream(request, send)
         else:
             words = [word async for word in self.server.generate()]
-            await self.answer(
-                send, 200, {"summary": "".join(words), **ending(request["adapters"], len(words), request)}
-            )
+            await self.answer(send, 200, {"summary": "".join(words), **self.ending(request, len(words))})
 
     async def stream(self, request: dict, send) -> None:
         headers = [(b"content-type", b"text/event-stream")]
@@ -111,7 +120,7 @@ class HttpFace:
             data = fields if isinstance(fields, str) else json.dumps(fields)
             await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
 
-        uses = ending(request["adapters"], 0, request)["adapters"]
+        uses = self.ending(request, 0)["adapters"]
         await event({"request_id": "r-1", "delta": "", "adapters": uses})
         try:
             async for word in self.server.generate():
@@ -119,11 +128,23 @@ class HttpFace:
         except FakeFailure as failure:
             await event(error_body(failure))
         else:
-            end = ending(request["adapters"], len(self.server.words), request)
+            end = self.ending(request, len(self.server.words))
             del end["adapters"]
             await event({"delta": "", **end})
             await event("[DONE]")
         await send({"type": "http.response.body", "body": b""})
+
+    def ending(self, request: dict, num_words: int) -> dict:
+        scores = self.server.scores(request.get("references", ()))
+        used = self.server.used(request["adapters"])
+        return {
+            "request_id": "r-1",
+            "adapters": [{"name": name, "version": 1, "digest": "d", "kind": "lora"} for name in used],
+            "finish_reason": "stop",
+            "usage": {"prompt_tokens": 7, "completion_tokens": num_words},
+            "timings": TIMINGS,
+            **({"scores": scores} if scores else {}),
+        }
 
     async def answer(self, send, status: int, fields: dict) -> None:
         await send(
@@ -138,17 +159,6 @@ def version(name: str) -> dict:
 
 def error_body(failure: FakeFailure) -> dict:
     return {"error": {"code": failure.code, "message": failure.message, "type": "x", "param": None}}
-
-
-def ending(adapters: list[str], num_words: int, request: dict) -> dict:
-    return {
-        "request_id": "r-1",
-        "adapters": [{"name": name, "version": 1, "digest": "d", "kind": "lora"} for name in adapters],
-        "finish_reason": "stop",
-        "usage": {"prompt_tokens": 7, "completion_tokens": num_words},
-        "timings": TIMINGS,
-        **({"scores": {"rouge1": 42.0}} if request.get("references") else {}),
-    }
 
 
 class GrpcFace(
@@ -167,14 +177,14 @@ class GrpcFace(
             "finish_reason": common_pb2.FINISH_REASON_STOP,
             "usage": common_pb2.Usage(prompt_tokens=7, completion_tokens=num_words),
             "timings": common_pb2.Timings(**TIMINGS),
-            "scores": {"rouge1": 42.0} if request.references else {},
+            "scores": self.server.scores(request.references),
         }
 
     def uses(self, request) -> list:
-        return [common_pb2.AdapterUse(name=name, version=1) for name in request.adapters]
+        return [common_pb2.AdapterUse(name=name, version=1) for name in self.server.used(request.adapters)]
 
     async def check(self, request, context) -> None:
-        failure = self.server.refusal(request.text, list(request.adapters))
+        failure = self.server.refusal(request.adapters)
         if failure:
             await context.abort(grpc.StatusCode[failure.code], failure.message)
 
@@ -196,7 +206,9 @@ class GrpcFace(
         yield inference_pb2.StreamSummarizeResponse(**self.ending(request, len(self.server.words)))
 
     async def SubmitReferences(self, request, context):
-        return evaluation_pb2.SubmitReferencesResponse(request_id=request.request_id, scores={"rouge1": 50.0})
+        return evaluation_pb2.SubmitReferencesResponse(
+            request_id=request.request_id, scores=dict.fromkeys(METRICS, 50.0)
+        )
 
     async def UploadAdapter(self, requests, context):
         header, files = None, {}
@@ -227,8 +239,11 @@ async def server() -> AsyncIterator[FakeServer]:
     config = uvicorn.Config(
         HttpFace(fake), port=0, lifespan="off", log_level="critical", ws="none", timeout_graceful_shutdown=0
     )
+    config.load()
+    # Started and stopped by hand: its own loop looks for the end only ten times a second.
     http = uvicorn.Server(config)
-    http_task = asyncio.create_task(http._serve())
+    http.lifespan = config.lifespan_class(config)
+    await http.startup()
     face = GrpcFace(fake)
     rpc = grpc.aio.server()
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(face, rpc)
@@ -236,10 +251,7 @@ async def server() -> AsyncIterator[FakeServer]:
     evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(face, rpc)
     fake.grpc = f"127.0.0.1:{rpc.add_insecure_port('127.0.0.1:0')}"
     await rpc.start()
-    while not http.started:  # noqa: ASYNC110 - uvicorn has nothing to wait on
-        await asyncio.sleep(0.01)
     fake.http = f"127.0.0.1:{http.servers[0].sockets[0].getsockname()[1]}"
     yield fake
-    http.should_exit = True
-    await http_task
+    await http.shutdown()
     await rpc.stop(0)
