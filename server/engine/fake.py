@@ -190,7 +190,6 @@ class FakeEngine:
         """
         self._require_alive()
         await asyncio.sleep(self._config.step_time_s)
-        # A look at one local file: no worse than the sleep above.
         if not (adapter.path / "adapter_model.safetensors").is_file():
             raise InvalidAdapterError("adapter_model.safetensors is missing")
         if adapter.rank > self._config.max_lora_rank:

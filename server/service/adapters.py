@@ -13,10 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters import codec
+from adapters.adapter_folder import CONFIG_FILE, adapter_files
+from adapters.codec import CodecLimits, inspect_adapter
 from adapters.digest import digest_files
 from adapters.errors import AdapterError
 from adapters.manifest import AdapterManifest, check_name
+from adapters.prompting import check_template
 from adapters.registry import AdapterRecord, Registry, VersionRecord
 from adapters.store import AdapterStore
 from server.core.errors import ErrorCode, InvalidArgumentError, MedleyError, ResourceExhaustedError, code_of
@@ -38,7 +40,7 @@ class CatalogConfig:
     """
 
     max_num_uploads: int = 4
-    max_file_bytes: int = 1024 * 1024 * 1024
+    max_file_bytes: int = 512 * 1024 * 1024
 
 
 class AdapterCatalog:
@@ -50,9 +52,9 @@ class AdapterCatalog:
         store: Digests to files.
         directory: Told of every change of names.
         staging: Where uploads lie while they arrive.
-        limits: What the codec accepts.
+        limits: Sizes and ranks accepted.
         metrics: Where uploads are counted.
-        config: Limits of uploads.
+        max_num_uploads: Most uploads at once.
     """
 
     def __init__(
@@ -63,9 +65,9 @@ class AdapterCatalog:
         store: AdapterStore,
         directory: AdapterDirectory,
         staging: StagingArea,
-        limits: codec.CodecLimits,
+        limits: CodecLimits,
         metrics: Metrics,
-        config: CatalogConfig,
+        max_num_uploads: int,
     ) -> None:
         """Keep the parts."""
         self._engine = engine
@@ -75,7 +77,7 @@ class AdapterCatalog:
         self._staging = staging
         self._limits = limits
         self._metrics = metrics
-        self._config = config
+        self._max_num_uploads = max_num_uploads
         self._num_uploads = 0
         self._registering = asyncio.Lock()
 
@@ -86,13 +88,13 @@ class AdapterCatalog:
         Raises:
             ResourceExhaustedError: If too many uploads run already.
         """
-        if self._num_uploads >= self._config.max_num_uploads:
+        if self._num_uploads >= self._max_num_uploads:
             self._metrics.uploads.labels(code=ErrorCode.RESOURCE_EXHAUSTED).inc()
             raise ResourceExhaustedError(f"{self._num_uploads} uploads run already; try again later")
         self._num_uploads += 1
         code = str(ErrorCode.CANCELLED)
         try:
-            staged = StagedUpload(await self._staging.make(), self._config.max_file_bytes)
+            staged = StagedUpload(await self._staging.make(), self._limits)
             try:
                 yield staged
                 code = "OK" if staged.committed else code
@@ -165,7 +167,9 @@ class AdapterCatalog:
         base = self._engine.info.base
         if name == base.model_id:
             raise InvalidArgumentError(f"{name!r} is the base's own name", param="name")
-        manifest = await asyncio.to_thread(codec.inspect_adapter, folder, base, self._limits, name)
+        manifest = await asyncio.to_thread(inspect_adapter, folder, base, self._limits, name)
+        if manifest.prompt_template:
+            check_template(manifest.prompt_template)
         digest, size_bytes = await asyncio.to_thread(_measure, folder)
         await self._engine.check_adapter(_resolved(digest, manifest, folder))
         digest = await asyncio.to_thread(self._store.put, folder)
@@ -181,9 +185,9 @@ def _resolved(digest: str, manifest: AdapterManifest, folder: Path) -> ResolvedA
 
 
 def _measure(folder: Path) -> tuple[str, int]:
-    files = {path.name: path for path in folder.iterdir() if path.name in codec.ALLOWED_FILES}
+    files = adapter_files(folder)
     return digest_files(files), sum(path.stat().st_size for path in files.values())
 
 
 def _peft_folders(library: Path) -> builtins.list[Path]:
-    return sorted(config.parent for config in library.glob(f"*/{codec.CONFIG_FILE}"))
+    return sorted(config.parent for config in library.glob(f"*/{CONFIG_FILE}"))

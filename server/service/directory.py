@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from adapters.manifest import AdapterKind
 from adapters.registry import Registry, VersionRecord
@@ -24,7 +23,6 @@ from server.core.outputs import AdapterUse
 from server.engine.base import ResolvedAdapter
 
 _MAX_NUM_REMEMBERED = 4096
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,6 @@ class AdapterDirectory:
         self._clock = clock
         self._known: dict[str, tuple[float, ServableAdapter]] = {}
         self._lookups: dict[str, asyncio.Task[ServableAdapter]] = {}
-        self._paths: dict[str, Path] = {}
         self._leases: Counter[str] = Counter()
 
     async def lease(self, references: tuple[str, ...]) -> tuple[ServableAdapter, ...]:
@@ -116,12 +113,8 @@ class AdapterDirectory:
 
     async def _look_up(self, reference: str) -> ServableAdapter:
         record = await asyncio.to_thread(self._registry.resolve, reference)
-        path = self._paths.get(record.digest)
-        if path is None:
-            path = await asyncio.to_thread(self._store.local_path, record.digest)
-            self._paths = _bounded(self._paths)
-            self._paths[record.digest] = path
-        return servable(record, path)
+        path = await asyncio.to_thread(self._store.local_path, record.digest)
+        return _servable(record, path)
 
     def _remember(self, reference: str, lookup: "asyncio.Task[ServableAdapter]") -> None:
         failed = lookup.cancelled() or lookup.exception() is not None
@@ -129,19 +122,15 @@ class AdapterDirectory:
             return  # names changed while it ran
         del self._lookups[reference]
         if not failed:
-            self._known = _bounded(self._known)
+            if len(self._known) >= _MAX_NUM_REMEMBERED:
+                self._known.clear()
             self._known[reference] = (self._clock() + self._remember_s, lookup.result())
 
 
-def servable(record: VersionRecord, path: Path) -> ServableAdapter:
-    """Return what the service and the engine need of a registered version."""
+def _servable(record: VersionRecord, path: Path) -> ServableAdapter:
     kind = AdapterKind(record.kind)
     return ServableAdapter(
         use=AdapterUse(record.name, record.version, record.digest, str(kind)),
         resolved=ResolvedAdapter(record.digest, kind, path, record.num_virtual_tokens, record.rank),
         prompt_template=record.prompt_template,
     )
-
-
-def _bounded(entries: dict[str, _T]) -> dict[str, _T]:
-    return entries if len(entries) < _MAX_NUM_REMEMBERED else {}

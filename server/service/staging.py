@@ -9,10 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from adapters.codec import ALLOWED_FILES, WEIGHTS_FILE
-from adapters.errors import AdapterTooLargeError, InvalidAdapterError
-
-MAX_TEXT_FILE_BYTES = 1024 * 1024
+from adapters.adapter_folder import WEIGHTS_FILE, check_file_name
+from adapters.codec import CodecLimits
+from adapters.errors import AdapterTooLargeError
 
 
 class StagedUpload:
@@ -20,14 +19,14 @@ class StagedUpload:
 
     Args:
         folder: An empty folder of its own.
-        max_weights_bytes: Largest weights file; every other file may have 1 MiB.
+        limits: How large the files may be.
     """
 
-    def __init__(self, folder: Path, max_weights_bytes: int) -> None:
+    def __init__(self, folder: Path, limits: CodecLimits) -> None:
         """Start without files."""
         self.folder = folder
         self.committed = False
-        self._max_weights_bytes = max_weights_bytes
+        self._limits = limits
         self._files: dict[str, BinaryIO] = {}
         self._sizes: dict[str, int] = {}
 
@@ -38,18 +37,12 @@ class StagedUpload:
             InvalidAdapterError: If an adapter has no such file; nothing is ever written under another name.
             AdapterTooLargeError: If the file grows over its limit.
         """
-        if file_name not in ALLOWED_FILES:
-            raise InvalidAdapterError(f"an adapter has the files {', '.join(sorted(ALLOWED_FILES))} and no other")
-        limit = self._max_weights_bytes if file_name == WEIGHTS_FILE else MAX_TEXT_FILE_BYTES
+        check_file_name(file_name)
+        limit = self._limits.max_file_bytes if file_name == WEIGHTS_FILE else self._limits.max_text_bytes
         self._sizes[file_name] = self._sizes.get(file_name, 0) + len(data)
         if self._sizes[file_name] > limit:
             raise AdapterTooLargeError(f"{file_name} has more than {limit} bytes")
         await asyncio.to_thread(self._append, file_name, data)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all files so far."""
-        return sum(self._sizes.values())
 
     def close(self) -> None:
         """Close the files, so that what was written can be read; nothing can be written after."""

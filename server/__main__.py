@@ -1,0 +1,5 @@
+"""``python -m server`` is ``medley``."""
+
+from server.cli import main
+
+main()

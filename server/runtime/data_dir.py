@@ -1,0 +1,34 @@
+"""The data directory, where what must survive a restart lives; locked, so that two servers never share it."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from server.core.errors import FailedPreconditionError
+
+
+@contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """Make the directory if need be and hold its lock; the system frees it when the process ends, however it ends.
+
+    Raises:
+        FailedPreconditionError: If another server holds it, or it cannot be made or written.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "lock").open("a+")
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot use the data directory {data_dir}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FailedPreconditionError(
+                f"another server uses the data directory {data_dir}; stop it or choose another by --data-dir"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield

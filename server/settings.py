@@ -1,0 +1,123 @@
+"""Everything an operator can set: one frozen tree, made of each room's own small config.
+
+The only place that reads the environment (``MEDLEY_`` and ``__`` between levels, as ``MEDLEY_ENGINE__MAX_LORAS=32``)
+or a configuration file. What is given on the command line goes before the environment, the environment before the
+file, the file before the defaults.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+
+import adapters
+from server.api.grpc.config import GrpcConfig
+from server.api.http.config import HttpConfig
+from server.core.errors import InvalidArgumentError
+from server.engine.factory import EngineConfig
+from server.evaluation.evaluator import EvaluationConfig
+from server.observability.logging import LogConfig
+from server.service.adapters import CatalogConfig
+from server.service.inference import InferenceConfig
+
+LIBRARY = Path(adapters.__file__).parent / "library"
+DEFAULT_MODEL = LIBRARY / "medley-mini"
+
+
+class Settings(BaseSettings):
+    """The whole tree.
+
+    Attributes:
+        host: Address both front ends listen on.
+        port: HTTP port; 0 chooses a free one.
+        grpc_port: gRPC port; 0 chooses a free one.
+        data_dir: Where the registry, the store and uploads live; one server at a time.
+        library: Folder of adapters registered at start.
+        drain_grace_s: Longest wait for running requests at shutdown.
+        ready_file: Where the addresses are written once ready, or None.
+        engine: The engine.
+        inference: Taking requests.
+        catalog: Uploads.
+        evaluation: Scoring.
+        http: HTTP front end.
+        grpc: gRPC front end.
+        log: Logs.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="MEDLEY_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    grpc_port: int = Field(default=50051, ge=0, le=65535)
+    data_dir: Path = Path(".medley")
+    library: Path = LIBRARY
+    drain_grace_s: float = Field(default=30.0, ge=0)
+    ready_file: Path | None = None
+    engine: EngineConfig = EngineConfig()
+    inference: InferenceConfig = InferenceConfig()
+    catalog: CatalogConfig = CatalogConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    http: HttpConfig = HttpConfig()
+    grpc: GrpcConfig = GrpcConfig()
+    log: LogConfig = LogConfig()
+
+
+def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        file: A TOML or YAML file, or None.
+        overrides: What the command line gave, nested as the tree.
+
+    Raises:
+        InvalidArgumentError: If the file cannot be read or a setting is unknown or out of range; the message names it.
+    """
+    try:
+        return _with_file(file)(**(overrides or {}))
+    except ValidationError as error:
+        raise InvalidArgumentError(_explain(error)) from None
+    except (OSError, ValueError) as error:
+        raise InvalidArgumentError(f"cannot read the settings: {error}") from error
+
+
+def _with_file(file: Path | None) -> type[Settings]:
+    class WithFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings  # neither is a source of ours
+            if file is None:
+                return init_settings, env_settings
+            return init_settings, env_settings, _file_source(settings_cls, file)
+
+    return WithFile
+
+
+def _file_source(settings_cls: type[BaseSettings], file: Path) -> PydanticBaseSettingsSource:
+    # The sources pass over a missing file in silence; a file that was asked for must be there.
+    if not file.is_file():
+        raise InvalidArgumentError(f"there is no configuration file {file}")
+    if file.suffix == ".toml":
+        return TomlConfigSettingsSource(settings_cls, file)
+    if file.suffix in {".yaml", ".yml"}:
+        return YamlConfigSettingsSource(settings_cls, file)
+    raise InvalidArgumentError(f"a configuration file ends with .toml, .yaml or .yml, not {file.suffix!r}")
+
+
+def _explain(error: ValidationError) -> str:
+    faults = (f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
+    return "settings: " + "; ".join(faults)
