@@ -1,0 +1,160 @@
+"""A real server in a process of its own, driven over the wire as a user would: demo, load, lost clients, shutdown."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from importlib.resources import files
+from pathlib import Path
+
+import aiohttp
+import pytest
+from typer.testing import CliRunner
+
+from loadtest.cli import app as loadtest_app
+from loadtest.clients import WireProtocol, create_client
+from loadtest.clients.base import ClientError, SummaryAnswer, SummaryRequest
+from loadtest.demo import app as demo_app
+from loadtest.demo.scenario import WAYS, Scenario
+from loadtest.demo.server import ServerConfig, ServerProcess
+from loadtest.examples import SHIPPED_EXAMPLES, read_examples
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+EXAMPLES = read_examples(SHIPPED_EXAMPLES)
+LIBRARY = Path(str(files("adapters") / "library"))
+
+# A caller of its own process: it says when the first text came, and is killed while more is to come.
+CLIENT = """
+import asyncio, sys
+from loadtest.clients import WireProtocol, create_client
+from loadtest.clients.base import SummaryRequest
+
+async def main(protocol, address, text):
+    async with create_client(WireProtocol(protocol), address) as client:
+        async for piece in client.stream(SummaryRequest(text, max_new_tokens=250), 60.0):
+            print("piece", flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    async with ServerProcess(ServerConfig(tmp_path)) as running:
+        yield running
+
+
+async def test_demo_serves_every_way_at_once_and_uploads_meanwhile(server: ServerProcess) -> None:
+    addresses = {protocol: server.address(protocol) for protocol in WireProtocol}
+    result = await Scenario(addresses, LIBRARY / "tweetsumm", max_dialogues_at_once=2).run(EXAMPLES[:2])
+    assert result.failures == ()
+    asked = [(served.example, served.way, served.protocol) for served in result.served]
+    assert len(set(asked)) == len(asked) == 2 * len(WAYS) * 2
+    for served in result.served:
+        assert served.answer is not None
+        assert served.answer.summary
+        assert 0.0 <= served.scores["rougeL"] <= 100.0
+        assert served.ttft_ms <= served.e2e_ms
+    digests = set()
+    for upload in result.uploads:
+        assert (upload.version.state, upload.version.kind) == ("ready", "lora")
+        assert upload.num_in_flight > 0
+        digests.add(upload.version.digest)
+    assert len(digests) == 1
+    # The adapters make a difference: one dialogue, five ways, not one text.
+    texts = {served.answer.summary for served in result.served if served.answer and served.example == EXAMPLES[0].name}
+    assert len(texts) >= 4
+
+
+def test_demo_command_exits_clean_and_prints_the_tables() -> None:
+    result = CliRunner().invoke(demo_app, [])
+    assert result.exit_code == 0, result.output
+    for expected in ("dialogsum + dialogsum-prompt", "uploaded-over-grpc:1", "ROUGE-L", "stopped cleanly"):
+        assert expected in result.output
+
+
+@pytest.mark.parametrize("protocol", list(WireProtocol))
+async def test_loadtest_on_the_real_server_completes_everything(
+    server: ServerProcess, protocol: WireProtocol, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.json"
+    arguments = [
+        *("--protocol", protocol.value, "--address", server.address(protocol), "--json", str(file)),
+        *("--rate", "4", "--num-requests", "20", "--max-new-tokens", "24"),
+        *("--mix", "base=1,dialogsum=2,dialogsum+dialogsum-prompt=1,dialogsum-topic=1"),
+    ]
+    result = await asyncio.to_thread(CliRunner().invoke, loadtest_app, arguments)
+    assert result.exit_code == 0, result.output
+    total = json.loads(file.read_text())["total"]
+    assert total["outcomes"] == {"completed": 20, "failed": 0, "dropped": 0}
+    assert 0.0 < total["latencies"]["ttft"]["p50"] <= total["latencies"]["e2e"]["p50"]
+    assert 0 < total["num_output_tokens"] <= 20 * 24
+
+
+@pytest.mark.parametrize("protocol", list(WireProtocol))
+async def test_client_killed_while_it_is_answered_others_do_not_notice(
+    server: ServerProcess, protocol: WireProtocol
+) -> None:
+    address = server.address(protocol)
+    async with create_client(protocol, address) as client:
+        before = await client.summarize(SummaryRequest(EXAMPLES[1].text, ("dialogsum",)), 60.0)
+        victims = [
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", CLIENT, protocol.value, address, EXAMPLES[0].text),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            for _ in range(2)
+        ]
+        for victim in victims:
+            assert victim.stdout is not None
+            assert await victim.stdout.readline() == b"piece\n"
+            os.kill(victim.pid, signal.SIGKILL)
+            await victim.wait()
+            assert victim.returncode == -signal.SIGKILL
+        after = await client.summarize(SummaryRequest(EXAMPLES[1].text, ("dialogsum",)), 60.0)
+    assert after.summary == before.summary
+    async with asyncio.timeout(5.0):
+        while await _num_running(server):
+            await asyncio.sleep(0.1)
+
+
+async def test_sigterm_under_load_answers_everything_it_accepted(server: ServerProcess) -> None:
+    accepted = asyncio.Event()
+    num_streams = 12
+
+    async def ask(index: int) -> SummaryAnswer | None:
+        protocol = list(WireProtocol)[index % 2]
+        request = SummaryRequest(EXAMPLES[index % 5].text, ("dialogsum",) if index % 3 else (), max_new_tokens=100)
+        async with create_client(protocol, server.address(protocol)) as client:
+            answer = None
+            async for piece in client.stream(request, 60.0):
+                started.add(index)
+                if len(started) == num_streams:
+                    accepted.set()
+                answer = piece.answer
+            return answer
+
+    started: set[int] = set()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ask(index)) for index in range(num_streams)]
+        await accepted.wait()
+        assert not all(task.done() for task in tasks)
+        # Raises if the exit status is not 0 or the drain takes too long.
+        await server.stop()
+    ends = [task.result().finish_reason for task in tasks if task.result()]
+    assert len(ends) == num_streams
+    assert set(ends) <= {"stop", "length"}
+    for protocol in WireProtocol:
+        async with create_client(protocol, server.address(protocol)) as client:
+            with pytest.raises(ClientError) as caught:
+                await client.summarize(SummaryRequest("late"), 5.0)
+            assert caught.value.code in {"CONNECTION", "UNAVAILABLE"}
+
+
+async def _num_running(server: ServerProcess) -> float:
+    async with aiohttp.request("GET", f"http://{server.address(WireProtocol.HTTP)}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("medley_requests_running "))
