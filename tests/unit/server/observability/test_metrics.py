@@ -1,0 +1,55 @@
+import re
+from pathlib import Path
+
+from prometheus_client import generate_latest
+
+from server.engine.base import EngineStats
+from server.observability.metrics import Metrics
+
+PAGE = Path(__file__).parents[4] / "docs" / "metrics.md"
+ROW = re.compile(r"^\| `(medley_\w+)` \| (\w+) \| \w* ?\| ([^|]*)\|", re.MULTILINE)
+
+
+def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
+    rows = ROW.findall(PAGE.read_text())
+    return {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def watched() -> Metrics:
+    metrics = Metrics()
+    metrics.watch_engine(lambda: EngineStats(alive=True, num_waiting=3, num_running=2, num_adapter_evictions=1))
+    return metrics
+
+
+def test_metrics_page_names_every_metric_with_its_type() -> None:
+    registered = {family.name: family.type for family in watched().registry.collect()}
+    assert {name: kind for name, (kind, _) in documented().items()} == registered
+
+
+def test_metrics_page_names_every_label() -> None:
+    metrics = watched()
+    metrics.requests.labels(code="OK").inc()
+    metrics.uploads.labels(code="OK").inc()
+    metrics.rouge.labels(metric="rouge1", adapters="base").observe(40.0)
+    found = {
+        family.name: set().union(*(sample.labels for sample in family.samples)) - {"le"}
+        for family in metrics.registry.collect()
+    }
+    assert {name: set(labels) for name, (_, labels) in documented().items()} == found
+
+
+def test_engine_gauges_are_read_at_each_scrape() -> None:
+    stats = EngineStats(alive=True, num_waiting=3, num_running=2)
+    metrics = Metrics()
+    metrics.watch_engine(lambda: stats)
+    assert b"medley_requests_waiting 3.0" in generate_latest(metrics.registry)
+    stats = EngineStats(alive=False, num_waiting=0, num_running=0)
+    page = generate_latest(metrics.registry)
+    assert b"medley_requests_waiting 0.0" in page
+    assert b"medley_engine_alive 0.0" in page
+
+
+def test_metrics_of_two_servers_in_one_process_stay_apart() -> None:
+    first, second = Metrics(), Metrics()
+    first.prompt_tokens.inc(5)
+    assert second.registry.get_sample_value("medley_prompt_tokens_total") == 0.0
