@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,20 +13,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loadtest.arrivals import schedule
 from loadtest.clients import WireProtocol, create_client
 from loadtest.clients.base import ClientError, MedleyClient
-from loadtest.examples import SHIPPED_EXAMPLES, ExampleFileError, read_examples
+from loadtest.examples import SHIPPED_EXAMPLES, read_examples
 from loadtest.metrics import Slo
 from loadtest.records import Outcome, RequestRecord
 from loadtest.report import render, summarize_run
 from loadtest.runner import Runner, RunnerConfig
-from loadtest.workload import MixEntry, MixError, PlannedRequest, parse_mix, plan
+from loadtest.workload import MixEntry, PlannedRequest, parse_mix, plan
 
 _DEFAULT_ADDRESSES = {WireProtocol.HTTP: "127.0.0.1:8000", WireProtocol.GRPC: "127.0.0.1:50051"}
+
+_DEFAULT_DURATION_S = 10.0
 
 app = typer.Typer(help="Measure a running server under open-loop load.", invoke_without_command=True)
 
 
 @app.callback()
 def loadtest(
+    context: typer.Context,
     *,
     protocol: Annotated[WireProtocol, typer.Option(help="Protocol to speak.")] = WireProtocol.HTTP,
     address: Annotated[
@@ -54,55 +57,44 @@ def loadtest(
     """
     if not stream and (slo_ttft_ms is not None or slo_tpot_ms is not None):
         raise typer.BadParameter("bounds on TTFT and TPOT need --stream")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {json_file.parent}")
     if duration_s is None and num_requests is None:
-        duration_s = 10.0
+        duration_s = _DEFAULT_DURATION_S
     address = address or _DEFAULT_ADDRESSES[protocol]
     try:
         kinds = parse_mix(mix)
         planned = plan(schedule(rate, seed, duration_s, num_requests), kinds, read_examples(data), seed)
-    except (MixError, ExampleFileError, ValueError) as error:
+    except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if not planned:
         raise typer.BadParameter("no request arrives within this duration at this rate")
     config = RunnerConfig(stream, timeout_s, max_in_flight, max_new_tokens)
     console = Console()
     try:
+        client = create_client(protocol, address)
         records = asyncio.run(
-            _measure(
-                create_client(protocol, address),
-                config,
-                kinds=kinds,
-                planned=planned,
-                num_warmup_rounds=warmup,
-                console=console,
-            )
+            _measure(client, config, kinds=kinds, planned=planned, num_warmup_rounds=warmup, console=console)
         )
     except ClientError as error:
-        console.print(f"[red]warm-up failed[/red] at {address}: {error}", highlight=False)
+        console.print(f"warm-up failed at {address}: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
-    slo = Slo(slo_ttft_ms, slo_tpot_ms, slo_e2e_ms)
-    asked: dict[str, object] = {
-        "protocol": protocol.value,
-        "address": address,
-        "rate": rate,
-        "duration_s": duration_s,
-        "num_requests": num_requests,
-        "seed": seed,
-        "mix": mix,
-        "data": data.name,
-        "stream": stream,
-        "max_new_tokens": max_new_tokens,
-        "slo_ms": slo.bounds_ms,
-        "max_in_flight": max_in_flight,
-        "timeout_s": timeout_s,
-        "warmup": warmup,
-    }
-    report = summarize_run(records, slo, asked)
+    asked = _asked(context.params | {"address": address, "duration_s": duration_s})
+    report = summarize_run(records, Slo(slo_ttft_ms, slo_tpot_ms, slo_e2e_ms), asked)
     console.print(render(report))
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     if not report.total.outcomes[Outcome.COMPLETED]:
         raise typer.Exit(1)
+
+
+def _asked(params: Mapping[str, object]) -> dict[str, object]:
+    """Return the options as JSON values, for the report."""
+    return {
+        name: str(value) if isinstance(value, Path | WireProtocol) else value
+        for name, value in params.items()
+        if name != "json_file"
+    }
 
 
 async def _measure(

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from loadtest.metrics import (
     LATENCIES,
@@ -157,7 +158,7 @@ def _error_table(report: Report) -> Table:
     table = Table("error", "requests", "for example", title="Errors")
     _align_numbers(table, last=1)
     for code, count in report.total.errors.items():
-        table.add_row(code, str(count), report.error_examples[code])
+        table.add_row(code, str(count), Text(report.error_examples[code]))
     return table
 
 

@@ -47,12 +47,12 @@ def demo(
         try:
             result = asyncio.run(_run(server, examples, at_once, console))
         except (ServerFailedError, ClientError) as error:
-            console.print(f"[red]The demo failed:[/red] {error}\nThe server's last words:", highlight=False)
-            console.print(server.log_tail(), markup=False, highlight=False)
+            console.print(f"The demo failed: {error}", style="red", markup=False, highlight=False)
+            _print_log(console, server)
             raise typer.Exit(1) from error
         if result.failures:
-            console.print(render_failures(result.failures), "The server's last words:")
-            console.print(server.log_tail(), markup=False, highlight=False)
+            console.print(render_failures(result.failures))
+            _print_log(console, server)
             raise typer.Exit(1)
     console.print(f"{len(result.all_served)} requests in {result.took_s:.1f} s; the server stopped cleanly.")
 
@@ -75,3 +75,8 @@ async def _run(server: ServerProcess, examples: list[Example], at_once: int, con
     else:
         console.print(render_many(result))
     return result
+
+
+def _print_log(console: Console, server: ServerProcess) -> None:
+    console.print("The server's last words:")
+    console.print(server.log_tail(), markup=False, highlight=False)

@@ -117,7 +117,7 @@ async def test_client_killed_while_it_is_answered_others_do_not_notice(
         after = await client.summarize(SummaryRequest(EXAMPLES[1].text, ("dialogsum",)), 60.0)
     assert after.summary == before.summary
     async with asyncio.timeout(5.0):
-        while await _num_running(server):
+        while await _num_running(server):  # noqa: ASYNC110 - the server is another process
             await asyncio.sleep(0.1)
 
 

@@ -29,7 +29,8 @@ async def test_loadtest_prints_and_saves_the_report(server, protocol: WireProtoc
         assert expected in result.output
     report = json.loads(file.read_text())
     assert report["config"]["mix"] == "base=1,a=1,missing+a=1"
-    assert report["config"]["slo_ms"] == {"e2e": 5000.0}
+    assert (report["config"]["slo_e2e_ms"], report["config"]["protocol"]) == (5000.0, protocol.value)
+    assert "json_file" not in report["config"]
     assert sum(report["total"]["outcomes"].values()) == 30
     assert report["total"]["rates"]["goodput_per_s"] == report["total"]["rates"]["requests_per_s"] > 0
     assert report["adapters"]["missing+a"]["outcomes"]["completed"] == 0
@@ -68,6 +69,7 @@ async def test_loadtest_nothing_completed_exits_with_one(server) -> None:
         (("--rate", "0"), "rate must be"),
         (("--mix", "a=x"), "not a number"),
         (("--data", "absent.jsonl"), "cannot read"),
+        (("--json", "absent/report.json"), "there is no folder"),
         (("--duration", "0.0001", "--rate", "0.01"), "no request arrives"),
     ],
 )
