@@ -174,7 +174,7 @@ class TokenThroughput(RunMetric):
     """Output tokens of completed requests per second."""
 
     tag = "output_tokens_per_s"
-    title = "output tokens"
+    title = "tokens"
     unit = "tokens/s"
     formula = "output tokens of completed requests / duration"
 

@@ -117,7 +117,9 @@ def _part(records: Sequence[RequestRecord], duration_s: float, slo: Slo) -> Part
 
 def render(report: Report) -> RenderableType:
     """Return the tables a person reads."""
-    tables = [_latency_table(report), _rate_table(report), _adapter_table(report)]
+    tables = [_latency_table(report), _rate_table(report)]
+    if len(report.adapters) > 1:
+        tables += [_adapter_latency_table(report), _adapter_table(report)]
     if report.total.errors:
         tables.append(_error_table(report))
     return Group(*tables)
@@ -143,14 +145,22 @@ def _rate_table(report: Report) -> Table:
 
 
 def _adapter_table(report: Report) -> Table:
-    shown = ("p50", "p99")
-    heads = [f"{latency.title} {name}" for latency in LATENCIES for name in shown]
-    table = Table("adapters", "completed", "failed", "dropped", "tokens", *heads, title="By adapter, ms")
-    _align_numbers(table, last=4 + len(heads))
+    columns = ("adapters", *(outcome.value for outcome in Outcome), *(m.title for m in _run_metrics(Slo())))
+    table = Table(*columns, title="By adapter, rates per s")
+    _align_numbers(table, last=len(columns) - 1)
     for label, part in report.adapters.items():
-        cells = [cell for latency in LATENCIES for cell in _cells(part.latencies[latency.tag], shown)]
-        counts = [str(part.outcomes[outcome.value]) for outcome in Outcome]
-        table.add_row(label, *counts, str(part.num_output_tokens), *cells)
+        rates = [f"{part.rates[metric.tag]:.2f}" for metric in _run_metrics(Slo())]
+        table.add_row(label, *(str(part.outcomes[outcome.value]) for outcome in Outcome), *rates)
+    return table
+
+
+def _adapter_latency_table(report: Report) -> Table:
+    table = Table("adapters", "latency", *_PERCENTILES, title="Latency by adapter, ms")
+    _align_numbers(table, last=1 + len(_PERCENTILES))
+    for label, part in report.adapters.items():
+        for latency in LATENCIES:
+            table.add_row(label, latency.title, *_cells(part.latencies[latency.tag], _PERCENTILES))
+        table.add_section()
     return table
 
 
@@ -163,7 +173,8 @@ def _error_table(report: Report) -> Table:
 
 
 def _align_numbers(table: Table, last: int) -> None:
-    """Right-align the columns from the second to ``last``."""
+    """Right-align the columns from the second to ``last``, and show the first in full."""
+    table.columns[0].overflow = "fold"
     for column in table.columns[1 : last + 1]:
         column.justify = "right"
         column.no_wrap = True
