@@ -38,6 +38,11 @@ class HealthServicer:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
 
+    async def List(self, _request: health_pb2.HealthListRequest, _context: Context) -> health_pb2.HealthListResponse:
+        """Answer for every service at once."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in self._names}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         """Answer now and at every change, until the caller goes away."""
         last: int | None = None

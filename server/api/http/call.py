@@ -20,15 +20,14 @@ DEADLINE_HEADER = "x-deadline-ms"
 _T = TypeVar("_T")
 
 
-def call_id(request: Request, body_id: str | None) -> str:
-    """Return the call's id: the body's, else the header's, else the one drawn for it.
+def name_call(request: Request, body: GenerationBody) -> None:
+    """Give the call the id its body names, if any; a route's first step, so that every later error carries it.
 
     Raises:
-        InvalidArgumentError: If the body's is not well formed.
+        InvalidArgumentError: If the id is not well formed.
     """
-    if body_id is not None:
-        request.state.request_id = check_request_id(body_id)
-    return str(request.state.request_id)
+    if body.request_id is not None:
+        request.state.request_id = check_request_id(body.request_id)
 
 
 def call_deadline_s(request: Request, max_deadline_ms: int) -> float | None:
@@ -77,7 +76,7 @@ class Caller:
             AdapterError: If an adapter is.
         """
         generation_request = GenerationRequest(
-            request_id=call_id(request, body.request_id),
+            request_id=request.state.request_id,
             text=text,
             adapters=(*adapters, *body.adapters),
             sampling=sampling,

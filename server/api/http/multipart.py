@@ -9,11 +9,15 @@ Source:
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartCallbacks, MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from server.core.errors import InvalidArgumentError
+
+if TYPE_CHECKING:  # the library has the name for type checkers only
+    from python_multipart.multipart import MultipartCallbacks
 
 MAX_PARTS = 16
 _MAX_HEADERS = 8

@@ -4,7 +4,7 @@ import time
 
 from fastapi import APIRouter, Request
 
-from server.api.http.call import Caller, whole_answer
+from server.api.http.call import Caller, name_call, whole_answer
 from server.api.http.streaming import EventStream
 from server.api.http.wire.openai_answers import ChatCompletion, Completion, Envelope, ModelCard, ModelList
 from server.api.http.wire.openai_bodies import ChatBody, CompletionBody
@@ -23,6 +23,7 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
     @router.post("/v1/completions", response_model=Completion)
     async def completions(request: Request, body: CompletionBody) -> Completion | EventStream:
         """Continue a prompt as it is; no template."""
+        name_call(request, body)
         generation = await caller.open(
             request,
             body,
@@ -41,6 +42,7 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
     async def chat_completions(request: Request, body: ChatBody) -> ChatCompletion | EventStream:
         """Answer about a conversation: the messages' texts, one under the other, go into the prompt template."""
+        name_call(request, body)
         generation = await caller.open(
             request,
             body,

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from server.api.http.call import Caller, whole_answer
+from server.api.http.call import Caller, name_call, whole_answer
 from server.api.http.streaming import EventStream
 from server.api.http.wire.answers import SummarizeAnswer, summarize_answer, summarize_events
 from server.api.http.wire.fields import GenerationBody
@@ -25,6 +25,7 @@ def summarize_routes(caller: Caller) -> APIRouter:
     @router.post("/v1/summarize", response_model=SummarizeAnswer)
     async def summarize(request: Request, body: SummarizeBody) -> SummarizeAnswer | EventStream:
         """Summarize a text, whole or (with `stream`) in server-sent events."""
+        name_call(request, body)
         generation = await caller.open(request, body, body.sampling(body.max_new_tokens), text=body.text)
         if not body.stream:
             return summarize_answer(await whole_answer(request, generation))
