@@ -80,7 +80,8 @@ def _fake(config: EngineConfig, model: str) -> Engine:
 
 
 def _native(config: EngineConfig, model: str) -> Engine:
-    from server.engine.native.engine import NativeEngine, NativeEngineConfig
+    from server.engine.native.config import NativeEngineConfig
+    from server.engine.native.engine import NativeEngine
 
     engine: Engine = NativeEngine(
         NativeEngineConfig(

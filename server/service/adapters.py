@@ -19,7 +19,7 @@ from adapters.digest import digest_files
 from adapters.errors import AdapterError
 from adapters.manifest import AdapterManifest, check_name
 from adapters.prompting import check_template
-from adapters.registry import AdapterRecord, Registry, VersionRecord
+from adapters.registry import DEFAULT_ALIAS, AdapterRecord, Registry, VersionRecord
 from adapters.store import AdapterStore
 from server.core.errors import ErrorCode, InvalidArgumentError, MedleyError, ResourceExhaustedError, code_of
 from server.engine.base import Engine, ResolvedAdapter
@@ -79,7 +79,6 @@ class AdapterCatalog:
         self._metrics = metrics
         self._max_num_uploads = max_num_uploads
         self._num_uploads = 0
-        self._registering = asyncio.Lock()
 
     @asynccontextmanager
     async def stage(self) -> AsyncIterator[StagedUpload]:
@@ -157,7 +156,7 @@ class AdapterCatalog:
         known = {record.name: record for record in await self.list()}.get(folder.name)
         if known is not None and any(version.digest == digest for version in known.versions):
             return
-        record = await self._admit(folder, folder.name, "stable")
+        record = await self._admit(folder, folder.name, DEFAULT_ALIAS)
         _log.info("library adapter registered", extra={"adapter": f"{record.name}:{record.version}"})
 
     async def _admit(self, folder: Path, name: str, alias: str | None) -> VersionRecord:
@@ -173,9 +172,7 @@ class AdapterCatalog:
         digest, size_bytes = await asyncio.to_thread(_measure, folder)
         await self._engine.check_adapter(_resolved(digest, manifest, folder))
         digest = await asyncio.to_thread(self._store.put, folder)
-        # One at a time, so that two uploads under one name never race for the same version number.
-        async with self._registering:
-            record = await asyncio.to_thread(self._registry.add_version, name, digest, manifest, size_bytes, alias)
+        record = await asyncio.to_thread(self._registry.add_version, name, digest, manifest, size_bytes, alias)
         self._directory.forget()
         return record
 
