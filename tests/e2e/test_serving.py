@@ -26,9 +26,9 @@ pytestmark = [pytest.mark.torch, pytest.mark.slow]
 EXAMPLES = read_examples(SHIPPED_EXAMPLES)
 LIBRARY = Path(str(files("adapters") / "library"))
 
-# A caller of its own process: it says when the first text came, and is killed while more is to come.
+# A caller in a process of its own: says when the first piece came, then waits to be killed, its answer half read.
 CLIENT = """
-import asyncio, sys
+import asyncio, sys, time
 from loadtest.clients import WireProtocol, create_client
 from loadtest.clients.base import SummaryRequest
 
@@ -36,6 +36,7 @@ async def main(protocol, address, text):
     async with create_client(WireProtocol(protocol), address) as client:
         async for piece in client.stream(SummaryRequest(text, max_new_tokens=250), 60.0):
             print("piece", flush=True)
+            time.sleep(60)
 
 asyncio.run(main(*sys.argv[1:]))
 """
