@@ -1,4 +1,4 @@
-"""A whole service room on the fake engine, its registry and store in a temporary folder, and a scorer one can slow down."""
+"""A whole service room on the fake engine, with a registry and a store of its own and a scorer one can slow down."""
 
 import threading
 import time
@@ -27,6 +27,10 @@ from server.service.inference import InferenceConfig, InferenceService
 from server.service.staging import StagingArea
 from server.service.tokenizer import ByteTokenizer
 from tests.fixtures.peft_files import Files
+
+_ENGINE = FakeEngineConfig()
+_INFERENCE = InferenceConfig()
+_EVALUATION = EvaluationConfig()
 
 
 @dataclass
@@ -64,8 +68,8 @@ class Room:
                 await staged.write(file_name, data)
             return await self.catalog.commit(staged, name, alias)
 
-    def counted(self, metric: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(metric, labels) or 0.0
+    def counted(self, name: str, /, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def nothing_left(self) -> bool:
         """No lease, no row, no staged folder."""
@@ -89,9 +93,9 @@ async def make_room(tmp_path: Path) -> AsyncIterator[MakeRoom]:
     stack = AsyncExitStack()
 
     async def make(
-        engine: FakeEngineConfig = FakeEngineConfig(),
-        inference: InferenceConfig = InferenceConfig(),
-        evaluation: EvaluationConfig = EvaluationConfig(),
+        engine: FakeEngineConfig = _ENGINE,
+        inference: InferenceConfig = _INFERENCE,
+        evaluation: EvaluationConfig = _EVALUATION,
         max_num_uploads: int = 4,
     ) -> Room:
         return await _build(stack, tmp_path, engine, inference, evaluation, max_num_uploads)

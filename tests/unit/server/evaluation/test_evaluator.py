@@ -1,0 +1,102 @@
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from server.core.errors import ResourceExhaustedError, UnavailableError
+from server.evaluation.evaluator import EvaluationConfig, Evaluator
+from server.evaluation.tally import OTHER, Tally
+from server.evaluation.window import FinishedRequest
+from server.observability.metrics import Metrics
+
+FINISHED = FinishedRequest("r", "text", "lora:1", ("ab",))
+
+
+class SlowScorer:
+    """Scores when its gate opens; notes the threads it ran on."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.threads: set[str] = {threading.current_thread().name}
+
+    def score(self, prediction: str, references: Sequence[str]) -> dict[str, float]:
+        self.threads.add(threading.current_thread().name)
+        if not prediction.startswith("a warm"):
+            self.entered.set()
+            assert self.gate.wait(20)
+        return {"rouge1": 50.0}
+
+
+async def test_scorer_is_built_and_used_on_the_worker_thread_only() -> None:
+    built: list[SlowScorer] = []
+
+    def build() -> SlowScorer:
+        built.append(SlowScorer())
+        return built[0]
+
+    evaluator = Evaluator(build, EvaluationConfig(), Metrics())
+    await evaluator.start()
+    built[0].gate.set()
+    assert await asyncio.wrap_future(evaluator.offer(FINISHED, ["reference"])) == {"rouge1": 50.0}
+    await evaluator.stop()
+    assert built[0].threads == {"evaluator"}
+
+
+async def test_start_raises_what_building_the_scorer_raised() -> None:
+    def broken() -> SlowScorer:
+        raise OSError("no metric module")
+
+    evaluator = Evaluator(broken, EvaluationConfig(), Metrics())
+    with pytest.raises(OSError, match="no metric module"):
+        await evaluator.start()
+    await evaluator.stop()
+
+
+async def test_offer_never_waits_and_drops_when_full() -> None:
+    scorer, metrics = SlowScorer(), Metrics()
+    evaluator = Evaluator(lambda: scorer, EvaluationConfig(max_num_queued=2), metrics)
+    await evaluator.start()
+    first = evaluator.offer(FINISHED, ["x"])
+    await asyncio.to_thread(scorer.entered.wait, 5)
+    evaluator.offer(FINISHED, ["x"])
+    last = evaluator.offer(FINISHED, ["x"])
+    start_s = time.perf_counter()
+    with pytest.raises(ResourceExhaustedError):
+        evaluator.offer(FINISHED, ["x"])
+    assert time.perf_counter() - start_s < 0.05
+    assert metrics.registry.get_sample_value("medley_evaluation_dropped_total") == 1
+    scorer.gate.set()
+    assert await asyncio.wrap_future(last) == {"rouge1": 50.0}
+    await evaluator.stop()
+
+
+async def test_stop_ends_what_is_queued_and_refuses_more() -> None:
+    scorer = SlowScorer()
+    evaluator = Evaluator(lambda: scorer, EvaluationConfig(max_num_queued=2), Metrics())
+    await evaluator.start()
+    running = evaluator.offer(FINISHED, ["x"])
+    await asyncio.to_thread(scorer.entered.wait, 5)
+    queued = [evaluator.offer(FINISHED, ["x"]) for _ in range(2)]
+    stopping = asyncio.create_task(evaluator.stop())
+    await asyncio.sleep(0.02)
+    for scores in queued:
+        with pytest.raises(UnavailableError):
+            scores.result(timeout=1)
+    with pytest.raises(UnavailableError):
+        evaluator.offer(FINISHED, ["x"])
+    scorer.gate.set()
+    await stopping
+    assert running.result() == {"rouge1": 50.0}
+
+
+def test_tally_gives_means_per_label_and_shares_one_beyond_the_bound() -> None:
+    tally = Tally(max_num_labels=2)
+    labels = [
+        tally.add(label, {"rouge1": score}) for label, score in (("a", 10), ("a", 30), ("b", 5), ("c", 1), ("d", 3))
+    ]
+    assert labels == ["a", "a", "b", OTHER, OTHER]
+    figures = {each.adapters: (each.num_scored, each.means["rouge1"]) for each in tally.evaluations()}
+    assert figures == {"a": (2, 20.0), "b": (1, 5.0), OTHER: (2, 2.0)}

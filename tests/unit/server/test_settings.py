@@ -1,0 +1,83 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.core.errors import InvalidArgumentError
+from server.settings import LIBRARY, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("MEDLEY_")]:
+        monkeypatch.delenv(name)
+    return
+
+
+def written(folder: Path, text: str, name: str = "medley.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_settings_without_anything_are_the_defaults() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.grpc_port) == ("127.0.0.1", 8000, 50051)
+    assert settings.engine.name == "native"
+    assert settings.library == LIBRARY
+
+
+def test_settings_command_line_goes_before_environment_before_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(
+        tmp_path, "port = 1\ngrpc_port = 1\nhost = '::1'\n[engine]\nmax_loras = 1\nmax_lora_rank = 1\nmax_num_seqs = 1"
+    )
+    monkeypatch.setenv("MEDLEY_PORT", "2")
+    monkeypatch.setenv("MEDLEY_GRPC_PORT", "2")
+    monkeypatch.setenv("MEDLEY_ENGINE__MAX_LORAS", "2")
+    monkeypatch.setenv("MEDLEY_ENGINE__MAX_LORA_RANK", "2")
+    settings = load_settings(file, {"port": 3, "engine": {"max_loras": 3}})
+    assert (settings.port, settings.grpc_port, settings.host) == (3, 2, "::1")
+    engine = settings.engine
+    assert (engine.max_loras, engine.max_lora_rank, engine.max_num_seqs, engine.max_new_tokens) == (3, 2, 1, 256)
+
+
+def test_settings_from_yaml(tmp_path: Path) -> None:
+    file = written(tmp_path, "log: {format: json}\n", "medley.yaml")
+    assert load_settings(file).log.format == "json"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("prot = 1", "prot"),
+        ("[engine]\nmax_lora = 1", r"engine\.max_lora"),
+        ("port = 70000", "port"),
+        ("[engine]\nname = 'other'", r"engine\.name"),
+        ("port = ", "cannot read"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=named):
+        load_settings(written(tmp_path, text))
+
+
+def test_settings_misspelt_in_the_environment_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLEY_ENGINE__MAX_LORA", "2")
+    with pytest.raises(InvalidArgumentError, match=r"engine\.max_lora"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["none.toml", "medley.ini"])
+def test_settings_file_that_is_missing_or_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
+    written(tmp_path, "", "medley.ini")
+    with pytest.raises(InvalidArgumentError, match="configuration file"):
+        load_settings(tmp_path / name)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().port = 1  # type: ignore[misc]
