@@ -1,0 +1,86 @@
+"""The nouns between scheduler and runner: a row (one request being worked on) and a batch (the rows of one step).
+
+Plain Python: no torch, no asyncio. Used on the step thread only.
+"""
+
+from dataclasses import dataclass, field
+
+from server.core.outputs import TokenLogprob
+from server.engine.base import EngineRequest, ResolvedAdapter
+
+NOT_FINITE = -1
+"""Token id of a row whose logits held NaN or infinity."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One accepted request.
+
+    Attributes:
+        request: What was asked.
+        arrival_s: Monotonic time of submission.
+        seed: Seed of this row's random numbers; the request's own or drawn at submission.
+        index: Place in the batch and in every per-row buffer; -1 while waiting. Changes when the batch closes a gap.
+        token_ids: Tokens generated so far.
+        queue_s: Seconds from submission until it joined the batch; None while waiting.
+        ended: Set once its terminal output is made; the row leaves at the next step.
+    """
+
+    request: EngineRequest
+    arrival_s: float
+    seed: int
+    index: int = -1
+    token_ids: list[int] = field(default_factory=list)
+    queue_s: float | None = None
+    ended: bool = False
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Encoder positions taken by the soft prompt."""
+        return self.request.soft_prompt.num_virtual_tokens if self.request.soft_prompt else 0
+
+    @property
+    def num_encoder_tokens(self) -> int:
+        """Encoder positions, virtual tokens included."""
+        return self.num_virtual_tokens + len(self.request.prompt_token_ids)
+
+    @property
+    def adapters(self) -> tuple[ResolvedAdapter, ...]:
+        """The adapters this row needs, none to two."""
+        both = (self.request.weight_adapter, self.request.soft_prompt)
+        return tuple(adapter for adapter in both if adapter is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of one step.
+
+    Attributes:
+        rows: Every running row, by index.
+        num_new: How many rows, the last ones, joined at this step and need their encoder pass.
+        moves: (from, to) row indices to copy before anything else, in this order: rows that fill the gaps of ended ones.
+        composition: Changes whenever rows join, leave or move, so that per-row tensors can be kept while it stays.
+    """
+
+    rows: tuple[Row, ...]
+    num_new: int
+    moves: tuple[tuple[int, int], ...]
+    composition: int
+
+    @property
+    def new_rows(self) -> tuple[Row, ...]:
+        """The rows that joined at this step."""
+        return self.rows[len(self.rows) - self.num_new :]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one step computed.
+
+    Attributes:
+        token_ids: One token per row of the batch, or :data:`NOT_FINITE`.
+        logprobs: Row index → log-probabilities of its token, for the rows that asked.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: dict[int, TokenLogprob] = field(default_factory=dict)

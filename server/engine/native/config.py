@@ -1,0 +1,64 @@
+"""What the native engine is told at start. Knows no settings, no environment."""
+
+from dataclasses import dataclass
+
+from server.core.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class NativeEngineConfig:
+    """Model, place and limits of a native engine.
+
+    Attributes:
+        model: Folder with the model's files, or a hub id.
+        device: ``cpu``, ``cuda`` or ``auto`` (CUDA where there is one).
+        dtype: Serving dtype, ``float32`` or ``bfloat16``.
+        max_num_seqs: Most requests in one batch.
+        max_num_waiting: Most requests in the queue.
+        max_num_batched_tokens: Most encoder positions one step takes in, virtual tokens included.
+        max_model_len: Most encoder positions of a request, virtual tokens included.
+        max_new_tokens: Most generated tokens of a request.
+        max_loras: Weight adapters resident at once.
+        max_lora_rank: Largest LoRA rank accepted.
+        max_soft_prompts: Soft prompts resident at once.
+        max_virtual_tokens: Longest soft prompt accepted.
+        num_threads: CPU threads of a forward pass; 0 leaves torch's own choice.
+
+    Raises:
+        InvalidArgumentError: If a value is out of range; ``param`` names the field.
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: str = "bfloat16"
+    max_num_seqs: int = 32
+    max_num_waiting: int = 256
+    max_num_batched_tokens: int = 8192
+    max_model_len: int = 1024
+    max_new_tokens: int = 256
+    max_loras: int = 16
+    max_lora_rank: int = 64
+    max_soft_prompts: int = 16
+    max_virtual_tokens: int = 128
+    num_threads: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse limits no request could live within."""
+        if self.device not in {"auto", "cpu", "cuda"}:
+            raise InvalidArgumentError("device must be auto, cpu or cuda", param="device")
+        if self.dtype not in {"float32", "bfloat16"}:
+            raise InvalidArgumentError("dtype must be float32 or bfloat16", param="dtype")
+        if self.num_threads < 0:
+            raise InvalidArgumentError("num_threads must be 0 (torch's choice) or positive", param="num_threads")
+        positive = (
+            "max_num_seqs max_num_waiting max_num_batched_tokens max_model_len max_new_tokens "
+            "max_loras max_lora_rank max_soft_prompts max_virtual_tokens"
+        )
+        for name in positive.split():
+            if getattr(self, name) < 1:
+                raise InvalidArgumentError(f"{name} must be at least 1", param=name)
+        if self.max_num_batched_tokens < self.max_model_len:
+            raise InvalidArgumentError(
+                "max_num_batched_tokens must be at least max_model_len, or the longest request never starts",
+                param="max_num_batched_tokens",
+            )

@@ -1,0 +1,246 @@
+"""T5: encoder, cross keys and values, one decoder step. Ours, for packed rows and a row-slotted cache.
+
+Every call takes the adapters' share as a :class:`~server.engine.native.layers.lora.LoraDelta` or None; soft prompts are
+already in the encoder's input. It knows no requests and no sampling. Step thread only.
+
+Legend: T packed encoder tokens, B rows, D width, H heads, K head width, V vocabulary, N = B·H.
+
+Source:
+    arXiv:1910.10683 (T5), arXiv:2002.05202 (gated GELU); numerics as transformers 5.19 ``modeling_t5``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from server.core.errors import FailedPreconditionError
+from server.engine.native.families.seq2seq_weights import Seq2SeqConfig, read_config, read_tensors
+from server.engine.native.kv_cache import KVCache
+from server.engine.native.layers.attention import Run, one_token_attention, packed_self_attention
+from server.engine.native.layers.linear import PackedLinear
+from server.engine.native.layers.lora import LoraDelta, Target
+from server.engine.native.layers.relative_position import DecoderBias, EncoderBias
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderStep:
+    """What one decoder step is about.
+
+    Attributes:
+        token_B: Newest token of each row.
+        row_B: Row indices, 0 to B-1.
+        position_B: Decoder position of that token.
+        num_positions: One past the largest position.
+        num_encoder: Encoder positions of the longest row.
+        cross_mask_N1L: 0 or minus infinity per encoder position; None when all rows are of equal length.
+    """
+
+    token_B: Tensor
+    row_B: Tensor
+    position_B: Tensor
+    num_positions: int
+    num_encoder: int
+    cross_mask_N1L: Tensor | None
+
+
+class _Weights:
+    """Takes tensors by name and remembers where each module ended up in the fused layers."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self.targets: dict[str, Target] = {}
+
+    def take(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise FailedPreconditionError(f"the model's weights lack {name}")
+        return self._tensors[name]
+
+    def fused(self, site: str, paths: Sequence[str]) -> PackedLinear:
+        weights = [self.take(f"{path}.weight") for path in paths]
+        start = 0
+        for path, weight in zip(paths, weights, strict=True):
+            self.targets[path] = Target(site, start, start + len(weight))
+            start += len(weight)
+        return PackedLinear(torch.cat(weights))
+
+
+class _Site:
+    """A fused layer whose output adapters may change."""
+
+    def __init__(self, weights: _Weights, site: str, paths: Sequence[str]) -> None:
+        self._name = site
+        self._linear = weights.fused(site, paths)
+
+    def __call__(self, x: Tensor, delta: LoraDelta | None, residual: Tensor | None = None) -> Tensor:
+        y = self._linear(x, residual)
+        if delta is not None:
+            delta.add(self._name, x, y)
+        return y
+
+
+class _Norm:
+    def __init__(self, weight_D: Tensor, eps: float) -> None:
+        self._weight_D, self._eps = weight_D, eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self._weight_D.shape, self._weight_D, self._eps)
+
+
+class _FeedForward:
+    def __init__(self, weights: _Weights, site: str, path: str, config: Seq2SeqConfig) -> None:
+        self._gate_width = config.d_ff if config.is_gated else None
+        names = ("wi_0", "wi_1") if config.is_gated else ("wi",)
+        self._norm = _Norm(weights.take(f"{path}.layer_norm.weight"), config.norm_eps)
+        self._wi = _Site(weights, f"{site}.wi", [f"{path}.DenseReluDense.{name}" for name in names])
+        self._wo = _Site(weights, f"{site}.wo", [f"{path}.DenseReluDense.wo"])
+
+    def __call__(self, x: Tensor, delta: LoraDelta | None) -> Tensor:
+        h = self._wi(self._norm(x), delta)
+        if self._gate_width is None:
+            h = h.relu_()
+        else:
+            gate, linear = h[:, : self._gate_width], h[:, self._gate_width :]
+            h = functional.gelu(gate, approximate="tanh").mul_(linear)
+        return self._wo(h, delta, residual=x)
+
+
+class _EncoderLayer:
+    def __init__(self, weights: _Weights, index: int, config: Seq2SeqConfig) -> None:
+        site, path = f"encoder.{index}", f"encoder.block.{index}.layer"
+        own = f"{path}.0.SelfAttention"
+        self._num_heads = config.num_heads
+        self._norm = _Norm(weights.take(f"{path}.0.layer_norm.weight"), config.norm_eps)
+        self._qkv = _Site(weights, f"{site}.qkv", [f"{own}.q", f"{own}.k", f"{own}.v"])
+        self._o = _Site(weights, f"{site}.o", [f"{own}.o"])
+        self._feed_forward = _FeedForward(weights, site, f"{path}.1", config)
+
+    def __call__(self, x_TD: Tensor, runs: Sequence[Run], biases: Sequence[Tensor], delta: LoraDelta | None) -> Tensor:
+        qkv_T = self._qkv(self._norm(x_TD), delta)
+        y_T = packed_self_attention(qkv_T, runs, biases, self._num_heads)
+        return self._feed_forward(self._o(y_T, delta, residual=x_TD), delta)
+
+
+class _DecoderLayer:
+    def __init__(self, weights: _Weights, index: int, config: Seq2SeqConfig) -> None:
+        site, path = f"decoder.{index}", f"decoder.block.{index}.layer"
+        own, cross = f"{path}.0.SelfAttention", f"{path}.1.EncDecAttention"
+        self._index, self._heads = index, (config.num_heads, config.d_kv)
+        self._norm = _Norm(weights.take(f"{path}.0.layer_norm.weight"), config.norm_eps)
+        self._qkv = _Site(weights, f"{site}.qkv", [f"{own}.q", f"{own}.k", f"{own}.v"])
+        self._o = _Site(weights, f"{site}.o", [f"{own}.o"])
+        self._cross_norm = _Norm(weights.take(f"{path}.1.layer_norm.weight"), config.norm_eps)
+        self._cross_q = _Site(weights, f"{site}.cross_q", [f"{cross}.q"])
+        self._cross_o = _Site(weights, f"{site}.cross_o", [f"{cross}.o"])
+        self._feed_forward = _FeedForward(weights, site, f"{path}.2", config)
+
+    def __call__(
+        self, x_BD: Tensor, step: DecoderStep, bias_N1T: Tensor, cache: KVCache, delta: LoraDelta | None
+    ) -> Tensor:
+        num_rows, width = len(x_BD), self._heads[1]
+        q_BHK, k_BHK, v_BHK = self._qkv(self._norm(x_BD), delta).view(num_rows, 3, *self._heads).unbind(1)
+        cache.append(self._index, k_BHK, v_BHK, step.row_B, step.position_B)
+        keys, values = cache.own(self._index, num_rows, step.num_positions)
+        y_NK = one_token_attention(q_BHK.reshape(-1, width), keys, values, bias_N1T)
+        x_BD = self._o(y_NK.view(num_rows, -1), delta, residual=x_BD)
+        q_NK = self._cross_q(self._cross_norm(x_BD), delta).view(-1, width)
+        keys, values = cache.cross(self._index, num_rows, step.num_encoder)
+        y_NK = one_token_attention(q_NK, keys, values, step.cross_mask_N1L)
+        return self._feed_forward(self._cross_o(y_NK.view(num_rows, -1), delta, residual=x_BD), delta)
+
+
+class Seq2SeqModel:
+    """A T5 model, ready to run.
+
+    Args:
+        config: Sizes and habits.
+        tensors: Weights by their names in the file.
+        max_encoder_len: Most encoder positions of a row.
+        max_decoder_len: Most decoder positions of a row.
+
+    Attributes:
+        config: As given.
+        targets: Module path → its place in a fused layer, for adapters.
+        embedding_VD: Token embeddings.
+
+    Raises:
+        FailedPreconditionError: If a tensor is missing.
+    """
+
+    def __init__(
+        self, config: Seq2SeqConfig, tensors: Mapping[str, Tensor], *, max_encoder_len: int, max_decoder_len: int
+    ) -> None:
+        weights = _Weights(tensors)
+        self.config = config
+        self.embedding_VD = weights.take("shared.weight")
+        bias = "layer.0.SelfAttention.relative_attention_bias.weight"
+        self._encoder_bias = EncoderBias(
+            weights.take(f"encoder.block.0.{bias}"), max_len=max_encoder_len, max_distance=config.max_distance
+        )
+        self._decoder_bias = DecoderBias(
+            weights.take(f"decoder.block.0.{bias}"), max_len=max_decoder_len, max_distance=config.max_distance
+        )
+        self._encoder = [_EncoderLayer(weights, index, config) for index in range(config.num_encoder_layers)]
+        self._encoder_norm = _Norm(weights.take("encoder.final_layer_norm.weight"), config.norm_eps)
+        cross = [
+            f"decoder.block.{index}.layer.1.EncDecAttention.{side}"
+            for index in range(config.num_decoder_layers)
+            for side in ("k", "v")
+        ]
+        self._cross_kv = _Site(weights, "cross_kv", cross)
+        self._decoder = [_DecoderLayer(weights, index, config) for index in range(config.num_decoder_layers)]
+        self._decoder_norm = _Norm(weights.take("decoder.final_layer_norm.weight"), config.norm_eps)
+        self._head = PackedLinear(tensors.get("lm_head.weight", self.embedding_VD))
+        self.targets: Mapping[str, Target] = weights.targets
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, max_encoder_len: int, max_decoder_len: int
+    ) -> Self:
+        """Load a model from its folder.
+
+        Raises:
+            FailedPreconditionError: If the folder holds no T5 model in safetensors.
+        """
+        tensors = read_tensors(folder, device=device, dtype=dtype)
+        config = read_config(folder)
+        return cls(config, tensors, max_encoder_len=max_encoder_len, max_decoder_len=max_decoder_len)
+
+    def make_cache(self, *, num_rows: int, max_encoder_len: int, max_decoder_len: int) -> KVCache:
+        """Return an empty cache for this model."""
+        return KVCache(
+            num_layers=self.config.num_decoder_layers,
+            num_rows=num_rows,
+            num_heads=self.config.num_heads,
+            head_width=self.config.d_kv,
+            max_encoder_len=max_encoder_len,
+            max_decoder_len=max_decoder_len,
+            device=self.embedding_VD.device,
+            dtype=self.embedding_VD.dtype,
+        )
+
+    def encode(self, x_TD: Tensor, runs: Sequence[Run], delta: LoraDelta | None) -> Tensor:
+        """Return the cross keys and values of packed rows for all decoder layers: (T, layers, 2, H, K).
+
+        Args:
+            x_TD: Embeddings, soft prompts included.
+            runs: Which rows lie where.
+            delta: Adapters, or None when every row is the base.
+        """
+        biases = [self._encoder_bias(run.num_tokens) for run in runs]
+        for layer in self._encoder:
+            x_TD = layer(x_TD, runs, biases, delta)
+        kv_T = self._cross_kv(self._encoder_norm(x_TD), delta)
+        return kv_T.view(len(kv_T), self.config.num_decoder_layers, 2, self.config.num_heads, self.config.d_kv)
+
+    def decode(self, step: DecoderStep, cache: KVCache, delta: LoraDelta | None) -> Tensor:
+        """Take each row one token further; return the logits of its next token, (B, V)."""
+        bias_N1T = self._decoder_bias(step.position_B, step.num_positions)
+        x_BD = functional.embedding(step.token_B, self.embedding_VD)
+        for layer in self._decoder:
+            x_BD = layer(x_BD, step, bias_N1T, cache, delta)
+        return self._head(self._decoder_norm(x_BD) * self.config.head_scale)

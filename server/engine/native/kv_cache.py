@@ -1,0 +1,83 @@
+"""Keys and values of the decoder, by row: its own past (self) and the encoder's output (cross).
+
+Everything is allocated once, for the most rows and positions; on CPU the memory is taken from the system only as rows
+reach it. A row's numbers lie head by head, so that one batched product reads them without a copy. Rows beyond a row's
+own length hold old numbers, which attention masks; they must therefore stay finite, see :meth:`KVCache.clear`.
+
+Legend: B rows, H heads, K head width, L encoder positions, T decoder positions; N = B·H. Step thread only.
+"""
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """The cache of every decoder layer.
+
+    Args:
+        num_layers: Decoder layers.
+        num_rows: Most rows.
+        num_heads: H.
+        head_width: K.
+        max_encoder_len: Most encoder positions of a row.
+        max_decoder_len: Most decoder positions of a row.
+        device: Where.
+        dtype: In what.
+
+    Attributes:
+        dtype: As given.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_rows: int,
+        num_heads: int,
+        head_width: int,
+        max_encoder_len: int,
+        max_decoder_len: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.dtype = dtype
+        self._num_heads = num_heads
+        shape = (2, num_layers, num_rows, num_heads)
+        self._cross = torch.zeros(*shape, max_encoder_len, head_width, device=device, dtype=dtype)
+        self._self = torch.zeros(*shape, max_decoder_len, head_width, device=device, dtype=dtype)
+        self._cross_N = self._cross.flatten(2, 3)
+        self._self_N = self._self.flatten(2, 3)
+
+    def write_cross(self, row: int, kv_L: Tensor) -> None:
+        """Store a row's cross keys and values of all layers; ``kv_L`` is (L, layers, 2, H, K)."""
+        self._cross[:, :, row, :, : len(kv_L)] = kv_L.permute(2, 1, 3, 0, 4)
+
+    def append(self, layer: int, k_BHK: Tensor, v_BHK: Tensor, row_B: Tensor, position_B: Tensor) -> None:
+        """Store the newest token's key and value of each row at its position."""
+        self._self[0, layer][row_B, :, position_B] = k_BHK
+        self._self[1, layer][row_B, :, position_B] = v_BHK
+
+    def cross(self, layer: int, num_rows: int, num_positions: int) -> tuple[Tensor, Tensor]:
+        """Return views of the first rows' keys and values, (N, L, K) each."""
+        keys, values = self._cross_N[:, layer, : num_rows * self._num_heads, :num_positions]
+        return keys, values
+
+    def own(self, layer: int, num_rows: int, num_positions: int) -> tuple[Tensor, Tensor]:
+        """Return views of the first rows' own keys and values, (N, T, K) each."""
+        keys, values = self._self_N[:, layer, : num_rows * self._num_heads, :num_positions]
+        return keys, values
+
+    def move(self, source: int, target: int, *, num_encoder: int, num_decoder: int) -> None:
+        """Copy a row's first positions over another row's."""
+        self._cross[:, :, target, :, :num_encoder] = self._cross[:, :, source, :, :num_encoder]
+        self._self[:, :, target, :, :num_decoder] = self._self[:, :, source, :, :num_decoder]
+
+    def clear(self, row: int) -> None:
+        """Zero a row that may hold NaN or infinity, before another row's masked positions meet them."""
+        self._cross[:, :, row] = 0
+        self._self[:, :, row] = 0
+
+    def clear_all(self) -> None:
+        """Zero everything, after a step that broke in the middle."""
+        self._cross.zero_()
+        self._self.zero_()

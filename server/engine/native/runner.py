@@ -1,0 +1,213 @@
+"""One batch in, one token per row out: builds the tensors of a step, runs the model, samples.
+
+A step is: copy rows into gaps, encode the rows that joined, then take every row one decoder step. Per-row tensors are
+made once per composition of the batch and reused while it stays. Knows no queue and no event loop. Step thread only.
+
+Legend: B rows, T packed encoder tokens, P virtual tokens, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from server.engine.base import ResolvedAdapter
+from server.engine.native.batch import NOT_FINITE, Batch, Row, StepOutput
+from server.engine.native.families.seq2seq import DecoderStep, Seq2SeqModel
+from server.engine.native.layers.attention import runs_of
+from server.engine.native.layers.lora import LoraAdapter, LoraDelta, LoraStack, SegmentDelta, StackedDelta
+from server.engine.native.layers.soft_prompt import embed_rows
+from server.engine.native.sampler import SamplingPlan, plan_sampling, sample
+
+AdapterPayload = LoraAdapter | Tensor
+"""What a slot holds: a LoRA by site, or the (P, D) embeddings of a soft prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Composition:
+    """The tensors that depend on which rows are in the batch, and on nothing that changes step by step."""
+
+    number: int
+    row_B: Tensor
+    num_encoder: int
+    cross_mask_N1L: Tensor | None
+    delta: LoraDelta | None
+    sampling: SamplingPlan
+
+
+class Runner:
+    """Executes batches on one model.
+
+    Args:
+        model: The model.
+        max_num_seqs: Most rows.
+        max_model_len: Most encoder positions of a row.
+        max_new_tokens: Most generated tokens of a row.
+        payload: Gives the weights of an adapter that a running row holds.
+    """
+
+    def __init__(
+        self,
+        model: Seq2SeqModel,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        max_new_tokens: int,
+        payload: Callable[[ResolvedAdapter], AdapterPayload],
+    ) -> None:
+        self._model = model
+        self._payload = payload
+        self._device = model.embedding_VD.device
+        self._cache = model.make_cache(
+            num_rows=max_num_seqs, max_encoder_len=max_model_len, max_decoder_len=max_new_tokens
+        )
+        start = model.config.decoder_start_token_id
+        self._history = torch.full((max_num_seqs, max_new_tokens + 1), start, device=self._device)
+        self._position = torch.zeros(max_num_seqs, dtype=torch.long, device=self._device)
+        self._composition: _Composition | None = None
+        self._stack: tuple[frozenset[str], LoraStack] | None = None
+
+    @torch.inference_mode()
+    def execute(self, batch: Batch) -> StepOutput:
+        """Run one step of a batch that is not empty."""
+        for source, target in batch.moves:
+            self._move(source, target, batch.rows[target])
+        if batch.num_new:
+            self._encode(batch.new_rows)
+        composition = self._compose(batch)
+        num_rows = len(batch.rows)
+        position_B = self._position[:num_rows]
+        num_positions = 1 + max(len(row.token_ids) for row in batch.rows)
+        step = DecoderStep(
+            token_B=self._history[composition.row_B, position_B],
+            row_B=composition.row_B,
+            position_B=position_B,
+            num_positions=num_positions,
+            num_encoder=composition.num_encoder,
+            cross_mask_N1L=composition.cross_mask_N1L,
+        )
+        logits_BV = self._model.decode(step, self._cache, composition.delta)
+        history_BT = self._history[:num_rows, :num_positions]
+        token_B, output = sample(logits_BV, batch.rows, composition.sampling, history_BT, position_B + 1)
+        self._history[composition.row_B, position_B + 1] = token_B.clamp(min=0)
+        position_B += 1
+        for index, token_id in enumerate(output.token_ids):
+            if token_id == NOT_FINITE:
+                self._cache.clear(index)
+        return output
+
+    @torch.inference_mode()
+    def reset(self) -> None:
+        """Forget everything, after a step that broke in the middle."""
+        self._cache.clear_all()
+        self._composition = None
+        self._stack = None
+
+    @torch.inference_mode()
+    def probe(self, payload: AdapterPayload) -> bool:
+        """Run an adapter on a short input, beside the batch; return whether its logits are finite."""
+        lora = None if isinstance(payload, Tensor) else payload
+        prompt = payload if isinstance(payload, Tensor) else None
+        token_ids = tuple(self._model.config.eos_token_ids[:1]) * 4
+        x_TD = embed_rows(self._model.embedding_VD, [(prompt, token_ids)])
+        kv_T = self._model.encode(x_TD, runs_of([len(x_TD)]), _whole(lora, len(x_TD)))
+        probe_cache = self._model.make_cache(num_rows=1, max_encoder_len=len(x_TD), max_decoder_len=1)
+        probe_cache.write_cross(0, kv_T)
+        first = torch.zeros(1, dtype=torch.long, device=self._device)
+        step = DecoderStep(first + self._model.config.decoder_start_token_id, first, first, 1, len(x_TD), None)
+        logits_BV = self._model.decode(step, probe_cache, _whole(lora, 1))
+        return bool(logits_BV.isfinite().all())
+
+    def _move(self, source: int, target: int, row: Row) -> None:
+        self._cache.move(source, target, num_encoder=row.num_encoder_tokens, num_decoder=len(row.token_ids))
+        self._history[target] = self._history[source]
+        self._position[target] = self._position[source]
+
+    def _encode(self, rows: Sequence[Row]) -> None:
+        """Encode rows packed end to end, sorted by adapter so that each adapter's tokens are contiguous."""
+        rows = sorted(rows, key=lambda row: (_lora_digest(row) or "", row.num_encoder_tokens))
+        lengths = [row.num_encoder_tokens for row in rows]
+        x_TD = embed_rows(self._model.embedding_VD, [(self._prompt(row), row.request.prompt_token_ids) for row in rows])
+        kv_T = self._model.encode(x_TD, runs_of(lengths), self._segments(rows, lengths))
+        for row, kv_L in zip(rows, kv_T.split(lengths), strict=True):
+            self._cache.write_cross(row.index, kv_L)
+        joined = [row.index for row in rows]
+        self._history[joined] = self._model.config.decoder_start_token_id
+        self._position[joined] = 0
+
+    def _prompt(self, row: Row) -> Tensor | None:
+        adapter = row.request.soft_prompt
+        if adapter is None:
+            return None
+        prompt_PD = self._payload(adapter)
+        assert isinstance(prompt_PD, Tensor)
+        return prompt_PD
+
+    def _lora(self, row: Row) -> LoraAdapter | None:
+        adapter = row.request.weight_adapter
+        if adapter is None:
+            return None
+        lora = self._payload(adapter)
+        assert not isinstance(lora, Tensor)
+        return lora
+
+    def _segments(self, rows: Sequence[Row], lengths: Sequence[int]) -> LoraDelta | None:
+        """Return the deltas of rows sorted by adapter, each of so many tokens."""
+        segments: list[tuple[int, int, LoraAdapter]] = []
+        start = 0
+        for _, group in groupby(zip(rows, lengths, strict=True), key=lambda item: _lora_digest(item[0])):
+            members = list(group)
+            stop = start + sum(length for _, length in members)
+            lora = self._lora(members[0][0])
+            if lora is not None:
+                segments.append((start, stop, lora))
+            start = stop
+        return SegmentDelta(segments) if segments else None
+
+    def _compose(self, batch: Batch) -> _Composition:
+        """Return the tensors of this composition, the kept ones if it is the last step's."""
+        if self._composition is None or self._composition.number != batch.composition:
+            lengths = [row.num_encoder_tokens for row in batch.rows]
+            self._composition = _Composition(
+                number=batch.composition,
+                row_B=torch.arange(len(batch.rows), device=self._device),
+                num_encoder=max(lengths),
+                cross_mask_N1L=self._cross_mask(lengths),
+                delta=self._row_deltas(batch.rows),
+                sampling=plan_sampling(batch.rows, self._device),
+            )
+        return self._composition
+
+    def _cross_mask(self, lengths: Sequence[int]) -> Tensor | None:
+        if min(lengths) == max(lengths):
+            return None
+        position_L = torch.arange(max(lengths), device=self._device)
+        beyond_BL = position_L >= torch.tensor(lengths, device=self._device).unsqueeze(1)
+        mask_BL = torch.zeros(beyond_BL.shape, device=self._device, dtype=self._cache.dtype)
+        mask_BL.masked_fill_(beyond_BL, float("-inf"))
+        return mask_BL.repeat_interleave(self._model.config.num_heads, dim=0).unsqueeze(1)
+
+    def _row_deltas(self, rows: Sequence[Row]) -> LoraDelta | None:
+        """Return the deltas of one token per row, in the batch's order."""
+        digests = [_lora_digest(row) for row in rows]
+        present = frozenset(digest for digest in digests if digest is not None)
+        if not present:
+            return None
+        loras = {
+            digest: lora for row, digest in zip(rows, digests, strict=True) if (lora := self._lora(row)) and digest
+        }
+        if len(present) == 1 and None not in digests:
+            return SegmentDelta([(0, len(rows), lora) for lora in loras.values()])
+        if self._stack is None or self._stack[0] != present:
+            self._stack = (present, LoraStack(loras))
+        return StackedDelta(self._stack[1], digests, device=self._device)
+
+
+def _lora_digest(row: Row) -> str | None:
+    return row.request.weight_adapter.digest if row.request.weight_adapter else None
+
+
+def _whole(lora: LoraAdapter | None, num_rows: int) -> LoraDelta | None:
+    return None if lora is None else SegmentDelta([(0, num_rows, lora)])

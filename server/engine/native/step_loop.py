@@ -1,0 +1,233 @@
+"""The loop of the step thread: take what was posted, schedule, execute, hand back.
+
+Everything that touches rows, slots or tensors happens here, on one thread; other threads post calls, which run between
+steps. Knows no asyncio: what a step has to say goes to ``deliver`` in one list.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from typing import Protocol
+
+from adapters.manifest import AdapterKind
+from server.core.errors import InternalError, MedleyError, ResourceExhaustedError
+from server.core.outputs import FinishReason
+from server.engine.base import EngineOutput, EngineStats, ResolvedAdapter
+from server.engine.native.adapter_loading import loading_error
+from server.engine.native.adapter_slots import ResidentAdapters
+from server.engine.native.batch import Batch, Row, StepOutput
+from server.engine.native.runner import AdapterPayload
+from server.engine.native.scheduler import RowOutput, Scheduler
+
+_log = logging.getLogger(__name__)
+
+Outputs = Sequence[tuple[str, EngineOutput]]
+
+
+def new_future() -> Future:
+    """Return a future that its waiter cannot cancel, so that the step thread may always set it."""
+    future: Future = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+class Executes(Protocol):
+    """What the loop needs of a runner."""
+
+    def execute(self, batch: Batch) -> StepOutput:
+        """Run one step."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything, after a step that broke in the middle."""
+        ...
+
+
+class StepLoop:
+    """Steps until told to stop.
+
+    Args:
+        scheduler: Who runs.
+        num_slots: Adapter slots by kind.
+        load: Reads an adapter's weights; runs on ``executor``.
+        executor: Where adapters are loaded.
+        deliver: Takes the outputs of a step; called on the step thread.
+        max_num_waiting: Most rows in the queue.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        num_slots: Mapping[AdapterKind, int],
+        load: Callable[[ResolvedAdapter], AdapterPayload],
+        executor: Executor,
+        deliver: Callable[[Outputs], None],
+        max_num_waiting: int,
+    ) -> None:
+        self._scheduler = scheduler
+        self._load, self._executor, self._deliver = load, executor, deliver
+        self._max_num_waiting = max_num_waiting
+        self.adapters: ResidentAdapters[AdapterPayload] = ResidentAdapters(num_slots, self._begin_load)
+        self._condition = threading.Condition()
+        self._posted: list[Callable[[], None]] = []
+        self._num_waiting = 0
+        self._is_stopping = False
+        self._outbox: list[tuple[str, EngineOutput]] = []
+        self._pin_waiters: dict[str, list[Future[None]]] = {}
+        self._num_steps = self._num_generated_tokens = 0
+        self.stats = EngineStats(alive=True, num_waiting=0, num_running=0)
+
+    def add(self, row: Row) -> None:
+        """Queue a row. Any thread.
+
+        Raises:
+            ResourceExhaustedError: If the queue is full.
+        """
+        with self._condition:
+            if self._num_waiting >= self._max_num_waiting:
+                raise ResourceExhaustedError(f"the queue of {self._max_num_waiting} requests is full; try again later")
+            self._num_waiting += 1
+        self.post(lambda: self._scheduler.add(row))
+
+    def abort(self, request_id: str) -> None:
+        """End a request at the next step. Any thread."""
+        self.post(lambda: self._end(lambda row: row.request.request_id == request_id, FinishReason.ABORT))
+
+    def pin(self, adapter: ResolvedAdapter) -> "Future[None]":
+        """Load and pin an adapter; the future is done once it is resident. Any thread."""
+        future: Future[None] = new_future()
+        self.post(lambda: self._pin(adapter, future))
+        return future
+
+    def unpin(self, digest: str) -> None:
+        """Let a pinned adapter be evicted again. Any thread."""
+        self.post(lambda: self.adapters.unpin(digest))
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have a call made between two steps. Any thread."""
+        with self._condition:
+            self._posted.append(call)
+            self._condition.notify()
+
+    def stop(self) -> None:
+        """Make :meth:`run` return after the present step. Any thread."""
+        with self._condition:
+            self._is_stopping = True
+            self._condition.notify()
+
+    def run(self, runner: Executes) -> None:
+        """Step until stopped; an exception here is the engine's death. Step thread."""
+        is_busy = False
+        try:
+            while (calls := self._take(wait=not is_busy)) is not None:
+                for call in calls:
+                    call()
+                is_busy = self._step(runner)
+                self._hand_back()
+        finally:
+            self._publish(alive=False)
+
+    def _take(self, *, wait: bool) -> list[Callable[[], None]] | None:
+        """Return what was posted, waiting for it if there is nothing else to do; None once stopped."""
+        with self._condition:
+            if wait and not self._posted and not self._is_stopping:
+                self._condition.wait(self._time_to_deadline_s())
+            calls, self._posted = self._posted, []
+            return None if self._is_stopping else calls
+
+    def _time_to_deadline_s(self) -> float | None:
+        deadlines = [row.request.deadline_s for row in self._scheduler.rows() if row.request.deadline_s is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _step(self, runner: Executes) -> bool:
+        """Run one step; return whether there was a batch."""
+        now_s = time.monotonic()
+        self._finish(self._scheduler.expire(now_s))
+        self.adapters.begin_pass()
+        batch = self._scheduler.schedule(self._admit, now_s)
+        self._leave_queue(batch.num_new)
+        if not batch.rows:
+            return False
+        try:
+            output = runner.execute(batch)
+        except Exception:
+            _log.exception("a step failed; its %d requests end with an error", len(batch.rows))
+            runner.reset()
+            error = InternalError("the engine failed while working on this request; send it again")
+            self._finish(self._scheduler.end(batch.rows, FinishReason.ERROR, error))
+            return True
+        self._num_steps += 1
+        self._finish(self._scheduler.update(batch, output))
+        return True
+
+    def _admit(self, row: Row) -> bool:
+        try:
+            return self.adapters.admit(row)
+        except ResourceExhaustedError as error:
+            self._finish(self._scheduler.end([row], FinishReason.ERROR, error))
+            return False
+
+    def _finish(self, outputs: Sequence[RowOutput]) -> None:
+        for row, output in outputs:
+            self._outbox.append((row.request.request_id, output))
+            self._num_generated_tokens += len(output.token_ids)
+            if output.finish_reason is not None:
+                self.adapters.release(row)
+                self._leave_queue(row.index < 0)
+
+    def _leave_queue(self, count: int) -> None:
+        if count:
+            with self._condition:
+                self._num_waiting -= count
+
+    def _end(self, chosen: Callable[[Row], bool], reason: FinishReason, error: MedleyError | None = None) -> None:
+        self._finish(self._scheduler.end([row for row in self._scheduler.rows() if chosen(row)], reason, error))
+
+    def _pin(self, adapter: ResolvedAdapter, future: "Future[None]") -> None:
+        try:
+            if self.adapters.pin(adapter):
+                future.set_result(None)
+            else:
+                self._pin_waiters.setdefault(adapter.digest, []).append(future)
+        except ResourceExhaustedError as error:
+            future.set_exception(error)
+
+    def _begin_load(self, adapter: ResolvedAdapter) -> None:
+        loading = self._executor.submit(self._load, adapter)
+        loading.add_done_callback(lambda done: self.post(lambda: self._end_load(adapter, done)))
+
+    def _end_load(self, adapter: ResolvedAdapter, done: "Future[AdapterPayload]") -> None:
+        waiters = self._pin_waiters.pop(adapter.digest, [])
+        failure = done.exception()
+        if failure is None:
+            self.adapters.loaded(adapter, done.result())
+            for waiter in waiters:
+                waiter.set_result(None)
+            return
+        error = loading_error(failure)
+        _log.warning("adapter %s could not be loaded: %s", adapter.digest, error.message, exc_info=failure)
+        waiting = self.adapters.failed(adapter)
+        self._end(lambda row: row.request.request_id in waiting, FinishReason.ERROR, error)
+        for waiter in waiters:
+            waiter.set_exception(error)
+
+    def _hand_back(self) -> None:
+        self._publish(alive=True)
+        if self._outbox:
+            outbox, self._outbox = self._outbox, []
+            self._deliver(outbox)
+
+    def _publish(self, *, alive: bool) -> None:
+        self.stats = EngineStats(
+            alive=alive,
+            num_waiting=self._num_waiting,
+            num_running=self._scheduler.num_running,
+            resident=self.adapters.resident,
+            num_adapter_loads=self.adapters.num_loads,
+            num_adapter_evictions=self.adapters.num_evictions,
+            num_steps=self._num_steps,
+            num_generated_tokens=self._num_generated_tokens,
+        )
