@@ -57,7 +57,7 @@ _MAX_ALTERNATIVES = 16
 # One part of a pattern: a literal, a class, an escape or a dot, perhaps repeated; an anchor; a group's bracket, never
 # repeated. Whatever else Python takes (look-around, counted or nested repeats, back-references) could run for ever.
 _PATTERN_PART = re.compile(
-    r"(?:[A-Za-z0-9_\-.]|\\[dw.]|\[(?:\w(?:-\w)?)+\])(?P<repeat>[*+?]?)|[\^$(]|\(\?:|\)(?![*+?{])|\|",
+    r"(?:[A-Za-z0-9_\-.]|\\[dw.]|\[(?:\w(?:-\w)?)+\])(?P<repeat>[*+?]?)|\(\?:|[\^$(]|\)(?![*+?{])|\|",
     re.ASCII,
 )
 

@@ -1,0 +1,113 @@
+"""The base's spec from its folder, without torch; against real models in ``test_codec_peft.py``."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapters.base_spec import read_base_spec
+from adapters.digest import digest_files
+from adapters.errors import InvalidBaseError
+from tests.fixtures.adapters import safetensors_bytes
+
+CONFIG = {"architectures": ["T5ForConditionalGeneration"], "d_model": 8, "vocab_size": 32}
+TENSORS = {
+    name: np.zeros(shape, np.float32)
+    for name, shape in {
+        "shared.weight": (32, 8),
+        "encoder.embed_tokens.weight": (32, 8),
+        "lm_head.weight": (32, 8),
+        "encoder.block.0.layer.0.SelfAttention.q.weight": (12, 8),
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (4, 2),
+        "encoder.block.0.layer.0.layer_norm.weight": (8,),
+        "decoder.block.0.layer.1.EncDecAttention.o.weight": (8, 12),
+    }.items()
+}
+SHAPES = {
+    "encoder.block.0.layer.0.SelfAttention.q": (12, 8),
+    "decoder.block.0.layer.1.EncDecAttention.o": (8, 12),
+}
+
+
+def write_base(folder: Path, config: object = CONFIG) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(TENSORS))
+    return folder
+
+
+def test_read_base_spec_takes_linear_layers_only(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "tiny")
+    spec = read_base_spec(folder)
+    assert spec.linear_shapes == SHAPES
+    assert (spec.model_id, spec.architecture, spec.d_model, spec.vocab_size) == (
+        "tiny",
+        CONFIG["architectures"][0],
+        8,
+        32,
+    )
+    assert spec.weights_digest == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_read_base_spec_names_the_model_by_argument_then_card_then_folder(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "tiny")
+    (folder / "medley.json").write_text('{"model_id": "medley-mini", "prompt_template": "{{ text }}"}')
+    assert read_base_spec(folder).model_id == "medley-mini"
+    assert read_base_spec(folder, "google/flan-t5-small").model_id == "google/flan-t5-small"
+
+
+def test_read_base_spec_of_hub_snapshot_follows_its_links(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "blobs")
+    (tmp_path / "snapshot").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "snapshot" / name).symlink_to(folder / name)
+    assert read_base_spec(tmp_path / "snapshot").linear_shapes == SHAPES
+
+
+def test_read_base_spec_of_shards_joins_them(tmp_path: Path) -> None:
+    whole = read_base_spec(write_base(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    keys = list(TENSORS)
+    for name, part in zip(names, (keys[:4], keys[4:]), strict=True):
+        (tmp_path / name).write_bytes(safetensors_bytes({key: TENSORS[key] for key in part}))
+    weight_map = {key: names[number >= 4] for number, key in enumerate(keys)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    spec = read_base_spec(tmp_path)
+    assert spec.fingerprint == whole.fingerprint
+    assert spec.weights_digest == digest_files({name: tmp_path / name for name in names})
+
+
+def _index(weight_map: object) -> str:
+    return json.dumps({"weight_map": weight_map})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", None),
+        ("config.json", "{"),
+        ("config.json", json.dumps(CONFIG | {"architectures": []})),
+        ("config.json", json.dumps(CONFIG | {"d_model": "8"})),
+        ("config.json", json.dumps(CONFIG | {"vocab_size": 0})),
+        ("model.safetensors", None),
+        ("model.safetensors", "text"),
+        ("model.safetensors.index.json", _index({"a": "../../etc/passwd"})),
+        ("model.safetensors.index.json", _index({})),
+        ("model.safetensors.index.json", _index({"a": "gone.safetensors"})),
+        ("medley.json", '{"model_id": 1}'),
+    ],
+)
+def test_read_base_spec_of_broken_folder_is_refused(tmp_path: Path, name: str, text: str | None) -> None:
+    write_base(tmp_path)
+    assert read_base_spec(tmp_path)
+    if name.endswith("index.json"):
+        (tmp_path / "model.safetensors").unlink()
+    if text is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidBaseError, match="cannot be read"):
+        read_base_spec(tmp_path)
