@@ -14,7 +14,7 @@ from typing import Literal, TextIO
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _JOINED_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "grpc")
 # These tell every step of every request, or name the files they fetch.
-_QUIET_LOGGERS = ("uvicorn.access", "httpx", "httpcore", "urllib3", "alembic", "filelock", "fsspec", "datasets")
+_QUIET_LOGGERS = ("absl", "uvicorn.access", "httpx", "httpcore", "urllib3", "alembic", "filelock", "fsspec", "datasets")
 
 
 @dataclass(frozen=True, slots=True)

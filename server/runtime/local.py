@@ -46,7 +46,7 @@ async def serve(settings: Settings, announce: Callable[[Addresses], None]) -> No
         AdapterError: If the registry or the base's files cannot be read.
     """
     stop = asyncio.Event()
-    with _setting_on_signals(stop), locked(settings.data_dir), _ready_file(settings.ready_file):
+    with locked(settings.data_dir), _setting_on_signals(stop), _ready_file(settings.ready_file):
         container = Container(settings)
         try:
             if await _unless_stopped(container.start(), stop):

@@ -59,7 +59,7 @@ async def test_offer_never_waits_and_drops_when_full() -> None:
     scorer, metrics = SlowScorer(), Metrics()
     evaluator = Evaluator(lambda: scorer, EvaluationConfig(max_num_queued=2), metrics)
     await evaluator.start()
-    first = evaluator.offer(FINISHED, ["x"])
+    evaluator.offer(FINISHED, ["x"])
     await asyncio.to_thread(scorer.entered.wait, 5)
     evaluator.offer(FINISHED, ["x"])
     last = evaluator.offer(FINISHED, ["x"])
