@@ -1,5 +1,6 @@
 """The demo's scenario against the fake server, and its tables."""
 
+import asyncio
 from io import StringIO
 from pathlib import Path
 
@@ -70,6 +71,14 @@ async def test_demo_everything_failing_ends_all_the_same(server, folder: Path) -
     server.fails_half_way = True
     result = await _run(server, folder, EXAMPLES[:1])
     assert len(result.failures) == len(result.all_served) == 12
+
+
+async def test_demo_without_any_text_does_not_wait_for_it(server, folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr("loadtest.demo.scenario.WAYS", (Way(("missing",)),))
+    async with asyncio.timeout(10.0):
+        result = await _run(server, folder, EXAMPLES[:1])
+    assert len(result.failures) == 2
+    assert len(result.uploads) == 2
 
 
 async def test_demo_upload_refused_raises(server, tmp_path: Path) -> None:
