@@ -5,7 +5,6 @@ Knows names and sizes, not formats. Functions may be called from any thread.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import AdapterTooLargeError, InvalidAdapterError, UnsupportedAdapterError
@@ -18,19 +17,6 @@ ALLOWED_FILES = frozenset({WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE, "card.md", 
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 _MAX_NUM_ENTRIES = 64
-
-
-@dataclass(frozen=True)
-class FileLimits:
-    """Largest sizes of an adapter's files.
-
-    Attributes:
-        max_weights_bytes: Of the weights.
-        max_text_bytes: Of every other file.
-    """
-
-    max_weights_bytes: int
-    max_text_bytes: int
 
 
 def check_file_name(name: str) -> str:
@@ -70,15 +56,15 @@ def adapter_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def check_sizes(files: Mapping[str, Path], limits: FileLimits) -> None:
-    """Accept files within the limits.
+def check_sizes(files: Mapping[str, Path], max_weights_bytes: int, max_text_bytes: int) -> None:
+    """Accept files within the limits: one for the weights, one for each other file.
 
     Raises:
         AdapterTooLargeError: If one is too large.
         OSError: If one cannot be looked at.
     """
     for name, path in files.items():
-        limit = limits.max_weights_bytes if name == WEIGHTS_FILE else limits.max_text_bytes
+        limit = max_weights_bytes if name == WEIGHTS_FILE else max_text_bytes
         if path.stat().st_size > limit:
             raise AdapterTooLargeError(f"{name} has {path.stat().st_size} bytes; at most {limit} are taken")
 

@@ -3,42 +3,26 @@
 The order of trust: the tensors in the file, then the config, then ``medley.json``; where they disagree the adapter is
 refused. Knows no torch, no server and no registry; imports nothing beyond numpy, so that the engine can use it on a
 bare GPU box. Functions may be called from any thread; they read files, so never from an event loop.
-
-Shapes: R rank, P virtual tokens, D width of the base.
-
-Source:
-    https://github.com/huggingface/peft/blob/v0.21.2/src/peft/utils/save_and_load.py (names of the tensors).
 """
 
-import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
-
-from adapters.adapter_folder import (
-    ALLOWED_FILES,
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    FileLimits,
-    adapter_files,
-    check_file_name,
-    check_sizes,
-)
-from adapters.errors import AdapterTooLargeError, InvalidAdapterError, UnsupportedAdapterError, WrongBaseError
+from adapters.adapter_folder import ALLOWED_FILES, CONFIG_FILE, WEIGHTS_FILE, adapter_files, check_sizes
+from adapters.errors import InvalidAdapterError, WrongBaseError
 from adapters.manifest import MANIFEST_FILE, AdapterKind, AdapterManifest, BaseModelSpec
 from adapters.peft_config import LoraConfig, PromptConfig, parse_config
-from adapters.safetensors_file import (
-    FLOAT_DTYPES,
-    Float32Array,
-    HeaderLimits,
-    TensorEntry,
-    open_regular,
-    read_header,
-    read_tensor,
+from adapters.peft_tensors import (
+    AdapterWeights,
+    LoraModule,
+    LoraWeights,
+    SoftPromptWeights,
+    load_pairs,
+    load_prompt,
+    plan_lora,
+    read_entries,
 )
+from adapters.safetensors_file import HeaderLimits, open_regular
 from adapters.strict_json import parse_object, show
 
 __all__ = [
@@ -50,33 +34,9 @@ __all__ = [
     "LoraModule",
     "LoraWeights",
     "SoftPromptWeights",
-    "adapter_files",
-    "check_file_name",
     "inspect_adapter",
     "read_adapter",
 ]
-
-_PROMPT_KEY = "prompt_embeddings"
-_MODEL_PREFIX = "base_model.model."
-_LORA_KEY = re.compile(
-    r"base_model\.model\.(?P<path>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])(?:\.(?P<name>[A-Za-z0-9_-]+))?\.weight"
-)
-_FAMILY_OF_KEY_PART = {
-    "lora_magnitude_vector": "DoRA",
-    "lora_embedding_": "LoRA on embeddings",
-    "lora_B.bias": "lora_bias",
-    "lora_E": "AdaLoRA",
-    "ranknum": "AdaLoRA",
-    "ia3_l": "IA3",
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "vera_": "VeRA",
-    "oft_": "OFT",
-    "prefix_task_": "multitask prompt tuning",
-    "trainable_tokens": "trainable tokens",
-}
-# Largest float16, the narrowest range a base is served in; bfloat16 and float32 reach further.
-_MAX_ABS_VALUE = 65504.0
 
 
 @dataclass(frozen=True)
@@ -99,63 +59,10 @@ class CodecLimits:
     max_rank: int = 64
     max_virtual_tokens: int = 128
 
-
-@dataclass(frozen=True, eq=False)
-class LoraModule:
-    """One LoRA pair: y = Wx + scaling · B(Ax).
-
-    Attributes:
-        lora_a: A, (R, in), float32.
-        lora_b: B, (out, R), float32; not multiplied by the scaling.
-        scaling: s.
-    """
-
-    lora_a: Float32Array
-    lora_b: Float32Array
-    scaling: float
-
-
-@dataclass(frozen=True, eq=False)
-class LoraWeights:
-    """A LoRA.
-
-    Attributes:
-        modules: Module path in the base, ``encoder.block.0.layer.0.SelfAttention.q`` for instance → its pair.
-    """
-
-    modules: Mapping[str, LoraModule]
-
     @property
-    def max_rank(self) -> int:
-        """The largest rank of its modules."""
-        return max(len(module.lora_a) for module in self.modules.values())
-
-
-@dataclass(frozen=True, eq=False)
-class SoftPromptWeights:
-    """A soft prompt.
-
-    Attributes:
-        embeddings: (P, D), float32, in front of the encoder's input embeddings.
-    """
-
-    embeddings: Float32Array
-
-
-AdapterWeights = LoraWeights | SoftPromptWeights
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Where one LoRA pair lies in the file, checked but for its values."""
-
-    names: Mapping[str, str]
-    entries: Mapping[str, TensorEntry]
-    scaling: float
-
-    @property
-    def rank(self) -> int:
-        return self.entries["A"].shape[0]
+    def header(self) -> HeaderLimits:
+        """The limits of the safetensors header."""
+        return HeaderLimits(self.max_header_bytes, self.max_tensors)
 
 
 @dataclass(frozen=True)
@@ -179,10 +86,10 @@ def read_adapter(folder: Path, base: BaseModelSpec, limits: CodecLimits) -> Adap
     """
     parts = _read_folder(folder, base, limits)
     with open_regular(parts.weights_file) as file:
-        entries = _read_entries(file, limits)
+        entries = read_entries(file, limits.header)
         if isinstance(parts.config, PromptConfig):
-            return SoftPromptWeights(_load_prompt(file, entries, parts.config, base, limits))
-        return LoraWeights(dict(_load_pairs(file, _plan_lora(entries, parts.config, base, limits))))
+            return SoftPromptWeights(load_prompt(file, entries, parts.config, base, limits.max_virtual_tokens))
+        return LoraWeights(dict(load_pairs(file, plan_lora(entries, parts.config, base, limits.max_rank))))
 
 
 def inspect_adapter(folder: Path, base: BaseModelSpec, limits: CodecLimits, name: str) -> AdapterManifest:
@@ -198,13 +105,13 @@ def inspect_adapter(folder: Path, base: BaseModelSpec, limits: CodecLimits, name
     """
     parts = _read_folder(folder, base, limits)
     with open_regular(parts.weights_file) as file:
-        entries = _read_entries(file, limits)
+        entries = read_entries(file, limits.header)
         if isinstance(parts.config, PromptConfig):
-            num_tokens = _load_prompt(file, entries, parts.config, base, limits).shape[0]
+            num_tokens = load_prompt(file, entries, parts.config, base, limits.max_virtual_tokens).shape[0]
             found = AdapterManifest(name, AdapterKind.PROMPT, num_virtual_tokens=num_tokens)
         else:
-            pairs = _plan_lora(entries, parts.config, base, limits)
-            for _ in _load_pairs(file, pairs):
+            pairs = plan_lora(entries, parts.config, base, limits.max_rank)
+            for _ in load_pairs(file, pairs):
                 pass
             targets = tuple(sorted({path.rpartition(".")[2] for path in pairs}))
             rank = max(pair.rank for pair in pairs.values())
@@ -214,7 +121,7 @@ def inspect_adapter(folder: Path, base: BaseModelSpec, limits: CodecLimits, name
 
 def _read_folder(folder: Path, base: BaseModelSpec, limits: CodecLimits) -> _Folder:
     files = adapter_files(folder)
-    check_sizes(files, FileLimits(limits.max_file_bytes, limits.max_text_bytes))
+    check_sizes(files, limits.max_file_bytes, limits.max_text_bytes)
     texts = {name: _read_text(path) for name, path in files.items() if name != WEIGHTS_FILE}
     manifest = None
     if MANIFEST_FILE in texts:
@@ -258,115 +165,3 @@ def _merge(found: AdapterManifest, parts: _Folder) -> AdapterManifest:
         target_modules=found.target_modules,
         num_virtual_tokens=found.num_virtual_tokens,
     )
-
-
-def _read_entries(file: BinaryIO, limits: CodecLimits) -> dict[str, TensorEntry]:
-    entries = read_header(file, HeaderLimits(limits.max_header_bytes, limits.max_tensors))
-    if not entries:
-        raise InvalidAdapterError("the weights file holds no tensors")
-    for name, entry in entries.items():
-        _check_family(name)
-        if entry.dtype not in FLOAT_DTYPES:
-            raise InvalidAdapterError(f"{show(name)} has dtype {entry.dtype}; use one of {', '.join(FLOAT_DTYPES)}")
-        if len(entry.shape) != 2 or 0 in entry.shape:
-            raise InvalidAdapterError(f"{show(name)} has shape {list(entry.shape)}; two dimensions above 0 are needed")
-    return entries
-
-
-def _check_family(name: str) -> None:
-    if name == _PROMPT_KEY or _LORA_KEY.fullmatch(name):
-        return
-    for part, family in _FAMILY_OF_KEY_PART.items():
-        if part in name:
-            raise UnsupportedAdapterError(f"{family} is not supported (tensor {show(name)}); use LoRA or prompt tuning")
-    if name.startswith(_MODEL_PREFIX):
-        raise UnsupportedAdapterError(
-            f"{show(name)} is a full tensor of the base; train without modules_to_save and without biases"
-        )
-    raise InvalidAdapterError(f"unknown tensor {show(name)}")
-
-
-def _plan_lora(
-    entries: Mapping[str, TensorEntry], config: LoraConfig, base: BaseModelSpec, limits: CodecLimits
-) -> dict[str, _Pair]:
-    sides = _lora_sides(entries)
-    pairs = {}
-    for path, names in sides.items():
-        if len(names) != 2:
-            missing = "A" if "B" in names else "B"
-            raise InvalidAdapterError(f"{path} has no lora_{missing}; both halves of a pair are needed")
-        rank = config.rank_of(path)
-        pair = _Pair(names, {side: entries[name] for side, name in names.items()}, config.scaling_of(path, rank))
-        _check_pair(path, pair, rank, base, limits)
-        pairs[path] = pair
-    return pairs
-
-
-def _lora_sides(entries: Mapping[str, TensorEntry]) -> dict[str, dict[str, str]]:
-    sides: dict[str, dict[str, str]] = {}
-    adapter_names = set()
-    for name in entries:
-        match = _LORA_KEY.fullmatch(name)
-        if match is None:
-            raise InvalidAdapterError(f"{CONFIG_FILE} says LORA, but {show(name)} is a soft prompt")
-        adapter_names.add(match["name"])
-        sides.setdefault(match["path"], {})[match["side"]] = name
-    if len(adapter_names) > 1:
-        raise InvalidAdapterError("the weights file holds more than one adapter; save them one by one")
-    return sides
-
-
-def _check_pair(path: str, pair: _Pair, stated_rank: int, base: BaseModelSpec, limits: CodecLimits) -> None:
-    shape_a, shape_b = pair.entries["A"].shape, pair.entries["B"].shape
-    if shape_a[0] != shape_b[1]:
-        raise InvalidAdapterError(f"{path}: lora_A {list(shape_a)} and lora_B {list(shape_b)} differ in rank")
-    if path not in base.linear_shapes:
-        raise WrongBaseError(f"{show(base.model_id)} has no linear layer {show(path)} for an adapter")
-    if (shape_b[0], shape_a[1]) != base.linear_shapes[path]:
-        out, into = base.linear_shapes[path]
-        raise WrongBaseError(
-            f"{path}: lora_A {list(shape_a)} and lora_B {list(shape_b)} do not fit the layer of {show(base.model_id)}, "
-            f"which takes {into} and gives {out}"
-        )
-    if pair.rank != stated_rank:
-        raise InvalidAdapterError(f"{path} has rank {pair.rank}, but {CONFIG_FILE} says {stated_rank}")
-    if pair.rank > limits.max_rank:
-        raise AdapterTooLargeError(f"{path} has rank {pair.rank}; at most {limits.max_rank} is served")
-
-
-def _load_pairs(file: BinaryIO, pairs: Mapping[str, _Pair]) -> Iterator[tuple[str, LoraModule]]:
-    for path, pair in pairs.items():
-        lora_a = _load_finite(file, pair.names["A"], pair.entries["A"])
-        lora_b = _load_finite(file, pair.names["B"], pair.entries["B"], pair.scaling)
-        yield path, LoraModule(lora_a, lora_b, pair.scaling)
-
-
-def _load_prompt(
-    file: BinaryIO, entries: Mapping[str, TensorEntry], config: PromptConfig, base: BaseModelSpec, limits: CodecLimits
-) -> Float32Array:
-    if set(entries) != {_PROMPT_KEY}:
-        raise InvalidAdapterError(f"{CONFIG_FILE} says PROMPT_TUNING, but there are other tensors than {_PROMPT_KEY}")
-    num_rows, width = entries[_PROMPT_KEY].shape
-    num_tokens = config.num_virtual_tokens
-    if width != base.d_model:
-        raise WrongBaseError(f"the soft prompt is {width} wide; {show(base.model_id)} needs {base.d_model}")
-    # An encoder-decoder's prompt is stored once for the encoder and once for the decoder; only the first is used.
-    if num_rows not in (num_tokens, 2 * num_tokens):
-        raise InvalidAdapterError(f"the soft prompt has {num_rows} rows, but {CONFIG_FILE} says {num_tokens} tokens")
-    if num_tokens > limits.max_virtual_tokens:
-        raise AdapterTooLargeError(
-            f"the soft prompt has {num_tokens} tokens; at most {limits.max_virtual_tokens} are served"
-        )
-    return _load_finite(file, _PROMPT_KEY, entries[_PROMPT_KEY])[:num_tokens].copy()
-
-
-def _load_finite(file: BinaryIO, name: str, entry: TensorEntry, scaling: float = 1.0) -> Float32Array:
-    array = read_tensor(file, name, entry)
-    with np.errstate(invalid="ignore"):
-        largest = max(float(array.max()), -float(array.min()))
-    # A comparison with NaN is false.
-    if not largest * max(abs(scaling), 1.0) <= _MAX_ABS_VALUE:
-        raise InvalidAdapterError(
-            f"{show(name)} holds NaN, infinity or values too large to serve (over {_MAX_ABS_VALUE:.0f} in size)"
-        )
-    return array

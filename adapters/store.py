@@ -22,7 +22,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from adapters.codec import adapter_files
+from adapters.adapter_folder import adapter_files
 from adapters.digest import digest_files, is_digest
 from adapters.errors import AdapterError, CorruptBlobError, InvalidAdapterReferenceError, StoreError
 
@@ -66,7 +66,7 @@ class AdapterStore:
     def put(self, folder: Path) -> str:
         """Keep the adapter in ``folder`` and return its digest; the same bytes twice are kept once.
 
-        Only an adapter's files are taken (see :func:`adapters.codec.adapter_files`); validate them before.
+        Only an adapter's files are taken (see :func:`adapters.adapter_folder.adapter_files`); validate them before.
 
         Raises:
             InvalidAdapterError: If the folder holds other files than an adapter's.

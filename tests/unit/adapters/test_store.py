@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from adapters import store as store_module
-from adapters.codec import adapter_files
+from adapters.adapter_folder import adapter_files
 from adapters.digest import digest_files
 from adapters.errors import CorruptBlobError, InvalidAdapterError, InvalidAdapterReferenceError, StoreError
 from adapters.store import AdapterStore
