@@ -68,9 +68,10 @@ class Container:
         model = chosen_model(settings)
         self._evaluator = Evaluator(RougeScorer, settings.evaluation, self._metrics)
         self._engine = await asyncio.to_thread(create_engine, settings.engine, model)
-        base_text, _, _ = await asyncio.gather(
-            asyncio.to_thread(read_base_text, model), self._evaluator.start(), self._engine.start()
-        )
+        base_text = await asyncio.to_thread(read_base_text, model)
+        await self._engine.start()
+        # After the engine: both import the same large libraries, which is no faster in two threads and can go wrong.
+        await self._evaluator.start()
         self._metrics.watch_engine(self._engine.stats)
         data_dir = settings.data_dir.absolute()
         self._registry = await asyncio.to_thread(Registry, f"sqlite:///{data_dir / 'registry.db'}")

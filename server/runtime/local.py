@@ -17,7 +17,7 @@ from pathlib import Path
 from server.api.grpc.server import create_server, serve_grpc
 from server.api.http.app import create_app
 from server.api.http.server import serve_http
-from server.core.errors import UnavailableError
+from server.core.errors import FailedPreconditionError, UnavailableError
 from server.runtime.container import Container
 from server.runtime.data_dir import locked
 from server.service.health import Phase
@@ -147,5 +147,8 @@ def _ready_file(path: Path | None) -> Iterator[None]:
 def _write_ready_file(path: Path, addresses: Addresses) -> None:
     text = json.dumps({"http": addresses.http, "grpc": addresses.grpc, "pid": os.getpid()})
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)
+    try:
+        beside.write_text(text)
+        beside.replace(path)
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot write the ready file {path}: {error.strerror}") from error

@@ -59,9 +59,7 @@ def tokens(outputs: list[EngineOutput]) -> list[int]:
 
 
 async def test_answer_repeats_exactly_and_differs_by_adapter(engine: FakeEngine) -> None:
-    a, b, c, d = await outputs(
-        engine, request("a"), request("b"), request("c", LORA), request("d", LORA, PROMPT)
-    )
+    a, b, c, d = await outputs(engine, request("a"), request("b"), request("c", LORA), request("d", LORA, PROMPT))
     assert tokens(a) == tokens(b) == list(range(10, 40))
     assert len({tuple(tokens(answer)) for answer in (a, c, d)}) == 3
 

@@ -137,3 +137,10 @@ async def test_start_removes_uploads_a_crash_left_behind(settings: Callable[...,
     (left / "adapter_model.safetensors").touch()
     async with running(settings()):
         assert not left.exists()
+
+
+async def test_ready_file_that_cannot_be_written_stops_the_server(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    with pytest.raises(FailedPreconditionError, match="ready file"):
+        await asyncio.wait_for(serve(settings(ready_file=tmp_path / "none" / "ready.json"), lambda _: None), 20)
