@@ -20,6 +20,7 @@ from server.api.grpc.config import GrpcConfig
 from server.api.grpc.evaluation import EvaluationServicer
 from server.api.grpc.health import HealthServicer
 from server.api.grpc.inference import InferenceServicer
+from server.api.grpc.parsing import ParsingInterceptor
 from server.core.errors import FailedPreconditionError
 from server.service.door import Services
 
@@ -34,6 +35,7 @@ _HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 def create_server(services: Services, config: GrpcConfig) -> aio.Server:
     """Return the server with all its services, not yet listening. Call on the event loop's thread."""
     server = aio.server(
+        interceptors=(ParsingInterceptor(),),
         options=(
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
