@@ -46,6 +46,7 @@ _UNCHANGED = frozenset(
     "got made said told thought knew heard found came took gave left lost bought felt met read put grew became "
     "began ran won spent kept used".split()
 )
+_PLEASE = re.compile(r",? please\b", re.I)
 _SUBJECT = re.compile(r"^(?:I|we)\b", re.I)
 _TITLE = re.compile(
     r"\b(?:want|need|like|love|looking|trying|wish|plan|planning|hope) to ((?!(?:do|be|go|see|know|say|get)\b)\w+(?: [\w']+){1,4})", re.I
@@ -58,7 +59,7 @@ def third_person(sentence: str, speaker: str, other: str) -> str | None:
     Raises:
         Nothing.
     """
-    text = _OPENER.sub("", sentence.strip())
+    text = _OPENER.sub("", _PLEASE.sub("", sentence.strip()))
     if len(text.split()) < 4:
         return None
     if text.endswith("?"):
@@ -69,8 +70,7 @@ def third_person(sentence: str, speaker: str, other: str) -> str | None:
         predicate = _conjugate(rest)
         return None if predicate is None else f"{speaker} {_swap_pronouns(predicate, speaker, other)}."
     if re.match(r"^(?:you|your)\b", text, re.I):
-        verb = "tells" if len(text) % 2 else "says to"
-        return f"{speaker} {verb} {other} that {_swap_pronouns(text[0].lower() + text[1:], speaker, other)}."
+        return f"{speaker} tells {other} that {_swap_pronouns(text[0].lower() + text[1:], speaker, other)}."
     if re.match(r"^(?:it|there|the|this|that|he|she|they|my)\b", text, re.I):
         return f"{speaker} says {_swap_pronouns(text[0].lower() + text[1:], speaker, other)}."
     return None
@@ -168,7 +168,7 @@ def reported_summary(rng: random.Random, turns: Sequence[Turn]) -> Example | Non
     limit = rng.randint(12, 30)
     for _, index, speaker, sentence in salient_sentences(turns):
         report = third_person(sentence, speaker, speakers[1 - speakers.index(speaker)])
-        if report is None or len(report.split()) > 25:
+        if report is None or len(report.split()) > 25 or report in (text for _, text in picked):
             continue
         picked.append((index, report))
         words += len(report.split())
@@ -176,9 +176,21 @@ def reported_summary(rng: random.Random, turns: Sequence[Turn]) -> Example | Non
             break
     if words < 8:
         return None
-    target = " ".join(report for _, report in sorted(picked))
+    target = _join_reports([report for _, report in sorted(picked)])
     cue = rng.choice(("Summary:", "Summary:", "Answer:"))
     return Example("reported_summary", with_instruction(rng, rng.choice(SUMMARY_WORDINGS), render(turns), cue), target)
+
+
+def _join_reports(reports: Sequence[str]) -> str:
+    """Join reports; two in a row about the same speaker become one sentence with "and"."""
+    joined = [reports[0]]
+    for report in reports[1:]:
+        speaker = report.split(" ", 1)[0]
+        if joined[-1].split(" ", 1)[0] == speaker and " and " not in joined[-1]:
+            joined[-1] = f"{joined[-1].rstrip('.')} and {report.split(' ', 1)[1]}"
+        else:
+            joined.append(report)
+    return " ".join(joined)
 
 
 def key_lines(rng: random.Random, turns: Sequence[Turn]) -> Example | None:

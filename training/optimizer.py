@@ -1,0 +1,123 @@
+"""AdamW whose update to each tensor is scaled by that tensor's own size, and the learning-rate schedule.
+
+Plain AdamW hardly trains a T5 from scratch: its embeddings start near 1 and its projections near 0.06, so one step
+size cannot suit both. Here the learning rate is relative: 0.01 moves each tensor by about one per cent of its size.
+
+Source: the relative step and update clipping of Adafactor, Shazeer & Stern 2018, arXiv:1804.04235, sections 6 and 8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+MIN_RMS = 1e-3
+
+
+class RelativeAdamW:
+    """AdamW with updates scaled by the RMS of each tensor and clipped at RMS `clip`. One thread at a time.
+
+    It updates float32 masters and copies them into the model's parameters, which may be bfloat16: an update is often
+    smaller than a bfloat16 weight's last digit. Its state is two moments a tensor and the step count, as plain tensors: it is saved as safetensors.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, Tensor]],
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.0,
+        relative: bool = True,
+        clip: float = 1.0,
+    ) -> None:
+        """Take the trainable parameters by name; `relative=False` gives AdamW with clipped updates.
+
+        Raises:
+            Nothing.
+        """
+        self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        self.masters = {name: p.detach().float() for name, p in self.parameters.items()}
+        self.betas, self.weight_decay, self.relative, self.clip = betas, weight_decay, relative, clip
+        self.step_count = 0
+        self.first = {name: torch.zeros_like(p) for name, p in self.masters.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in self.masters.items()}
+
+    @torch.no_grad()
+    def step(self, gradients: Mapping[str, Tensor | None], learning_rate: float) -> None:
+        """Apply one update; a parameter without a gradient stays as it is.
+
+        Raises:
+            Nothing.
+        """
+        self.step_count += 1
+        names = [name for name, gradient in gradients.items() if gradient is not None]
+        params = [self.masters[name] for name in names]
+        grads = [gradients[name].float() for name in names]
+        first, second = [self.first[n] for n in names], [self.second[n] for n in names]
+        torch._foreach_lerp_(first, grads, 1.0 - self.betas[0])
+        torch._foreach_mul_(second, self.betas[1])
+        torch._foreach_addcmul_(second, grads, grads, 1.0 - self.betas[1])
+        correction = math.sqrt(1.0 - self.betas[1] ** self.step_count) / (1.0 - self.betas[0] ** self.step_count)
+        denominators = torch._foreach_sqrt(second)
+        torch._foreach_add_(denominators, 1e-8)
+        updates = torch._foreach_div(first, denominators)
+        torch._foreach_mul_(updates, correction)
+        for param, update in zip(params, updates, strict=True):
+            scale = learning_rate / max(1.0, _rms(update) / self.clip)
+            if self.relative:
+                scale *= max(MIN_RMS, _rms(param))
+            if self.weight_decay:
+                param.mul_(1.0 - learning_rate * self.weight_decay)
+            param.sub_(update, alpha=scale)
+        self.write_back()
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Copy the float32 masters into the model's parameters.
+
+        Raises:
+            Nothing.
+        """
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.masters[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments under `first.` and `second.` names.
+
+        Raises:
+            Nothing.
+        """
+        return {f"{kind}.{name}": t for kind in ("first", "second") for name, t in getattr(self, kind).items()}
+
+    def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
+        """Take over the moments of :meth:`state` and the step count that belongs to them.
+
+        Raises:
+            KeyError: a moment is missing.
+        """
+        self.step_count = step_count
+        for kind in ("first", "second"):
+            for name, tensor in getattr(self, kind).items():
+                tensor.copy_(state[f"{kind}.{name}"])
+
+
+def _rms(tensor: Tensor) -> float:
+    return tensor.norm().item() / math.sqrt(tensor.numel())
+
+
+def learning_rate_at(step: int, peak: float, warmup_steps: int, max_steps: int, cooldown_share: float) -> float:
+    """Return the warmup–stable–decay rate of `step` (0-based): linear up, constant, linear down to a hundredth.
+
+    The stable phase does not depend on `max_steps`, so a run stopped in it can be continued to any length.
+
+    Source: Hägele et al. 2024, arXiv:2405.18392 (constant rate with cooldown).
+
+    Raises:
+        Nothing.
+    """
+    cooldown_steps = max(1, round(max_steps * cooldown_share))
+    rising = (step + 1) / max(1, warmup_steps)
+    falling = max(0.01, (max_steps - step) / cooldown_steps)
+    return peak * min(1.0, rising, falling)
