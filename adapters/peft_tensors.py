@@ -26,7 +26,7 @@ from adapters.strict_json import show
 _PROMPT_KEY = "prompt_embeddings"
 _MODEL_PREFIX = "base_model.model."
 _LORA_KEY = re.compile(
-    r"base_model\.model\.(?P<path>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])(?:\.(?P<name>[A-Za-z0-9_-]+))?\.weight"
+    r"base_model\.model\.(?P<path>[A-Za-z0-9_.]{1,256})\.lora_(?P<side>[AB])(?:\.(?P<name>[A-Za-z0-9_-]{1,64}))?\.weight"
 )
 _FAMILY_OF_KEY_PART = {
     "lora_magnitude_vector": "DoRA",

@@ -11,6 +11,7 @@ from jinja2 import StrictUndefined, Template, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from adapters.errors import PromptTemplateError
+from adapters.strict_json import show
 
 DEFAULT_TEMPLATE = "Summarize the following conversation.\n\n{{ text }}\n\nSummary:"
 MAX_TEMPLATE_BYTES = 4096
@@ -50,16 +51,15 @@ def _compiled(template: str) -> Template:
     try:
         tree = _ENVIRONMENT.parse(template)
     except (TemplateError, RecursionError) as error:
-        raise PromptTemplateError(f"the prompt template does not parse: {error}") from error
+        raise PromptTemplateError(f"the prompt template does not parse: {show(str(error))}") from error
     _check_tree(tree)
     return _ENVIRONMENT.from_string(template)
 
 
 def _check_tree(tree: nodes.Template) -> None:
     names = {node.name for node in tree.find_all(nodes.Name)}
-    others = ", ".join(sorted(names - {_FIELD}))
-    if others:
-        raise PromptTemplateError(f"the prompt template may use {{{{ text }}}} only, not {others}")
+    if others := sorted(names - {_FIELD}):
+        raise PromptTemplateError(f"the prompt template may use {{{{ text }}}} only, not {show(others)}")
     for node in tree.find_all(nodes.Node):
         if not isinstance(node, _ALLOWED_NODES):
             raise PromptTemplateError(

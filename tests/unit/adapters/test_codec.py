@@ -179,6 +179,11 @@ BROKEN_LORAS: dict[str, tuple[Mapping[str, np.ndarray], type[AdapterError], str]
         WrongBaseError,
         "no linear layer",
     ),
+    "long module": (
+        {f"{_PATH}{'q' * 9000}.lora_A.weight": np.ones((4, 8))},
+        UnsupportedAdapterError,
+        "full tensor",
+    ),
     "two adapters": (
         lora_tensors({Q: 4}, adapter_name="a") | lora_tensors({V: 4}, adapter_name="b"),
         InvalidAdapterError,

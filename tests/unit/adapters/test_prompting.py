@@ -53,10 +53,14 @@ def test_default_template_is_sound() -> None:
         "{{ text }}" + "x" * MAX_TEMPLATE_BYTES,
         "{{ text }}" + "é" * (MAX_TEMPLATE_BYTES // 2),
         "{{ text }}\ud800",
+        "{{ text }}{{ " + "long" * 500 + " }}",
+        "{{ text " + "long" * 500 + " }}",
     ],
 )
 def test_check_template_that_does_more_or_less_is_refused(template: str) -> None:
-    with pytest.raises(PromptTemplateError):
+    with pytest.raises(PromptTemplateError) as caught:
         check_template(template)
+    assert len(caught.value.message) < 300
+    assert caught.value.message.isprintable()
     with pytest.raises(PromptTemplateError):
         render(template, "x")

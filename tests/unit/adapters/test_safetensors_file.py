@@ -174,7 +174,7 @@ ENTRY = st.fixed_dictionaries(
 HEADER = st.dictionaries(st.text(max_size=4), ENTRY | JSON, max_size=4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(header=HEADER | JSON, data=st.binary(max_size=40))
 def test_read_header_of_any_header_gives_tensors_or_our_error(
     tmp_path_factory: pytest.TempPathFactory, header: object, data: bytes
@@ -191,7 +191,7 @@ def test_read_header_of_any_header_gives_tensors_or_our_error(
     assert sum(array.size * widths[header[name]["dtype"]] for name, array in found.items()) == len(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_read_header_of_a_spoilt_file_gives_tensors_or_our_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

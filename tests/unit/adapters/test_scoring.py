@@ -1,11 +1,16 @@
 """ROUGE. Marked ``torch`` because importing ``evaluate`` imports torch where it is installed."""
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from adapters.scoring import METRICS, RougeScorer
 
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.torch
 
 
@@ -56,6 +61,25 @@ def test_score_corpus_of_uneven_input_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="reference"):
         scorer.score_corpus(predictions, references)
+
+
+def test_scorer_without_network_writes_into_its_cache_only(tmp_path: Path) -> None:
+    script = """
+import socket
+def refuse(*args, **kwargs):
+    raise AssertionError("the network was used")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from adapters.scoring import RougeScorer
+print(RougeScorer().score("a b", ["a b"])["rouge2"])
+"""
+    for name in ("home", "cache", "work"):
+        (tmp_path / name).mkdir()
+    places = {"HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    environment = {"PATH": os.environ["PATH"], **places}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "100.0"), done.stderr
+    assert list((tmp_path / "home").iterdir()) == list((tmp_path / "work").iterdir()) == []
 
 
 def test_score_from_several_threads_is_right_in_each(scorer: RougeScorer) -> None:
