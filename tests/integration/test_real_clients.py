@@ -111,6 +111,11 @@ class TestOpenAI:
         assert chunks[-1].choices[0].finish_reason == "stop"
         assert all(chunk.usage is None for chunk in chunks)
 
+    async def test_streamed_logprobs_know_their_place_in_the_text(self, client: openai.AsyncOpenAI) -> None:
+        stream = await client.completions.create(model="fake", prompt=TEXT, stream=True, logprobs=0)
+        logprobs = [chunk.choices[0].logprobs async for chunk in stream]
+        assert [place for each in logprobs if each for place in each.text_offset or []] == list(range(len(TEXT)))
+
     async def test_model_names_adapters(self, client: openai.AsyncOpenAI) -> None:
         answer = await client.completions.create(model="lora+prompt:1", prompt=TEXT)
         extras: Any = answer.model_extra

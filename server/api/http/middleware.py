@@ -60,12 +60,12 @@ class Gate:
         upload = _UPLOAD_PATH.fullmatch(scope["path"]) is not None
         max_body_bytes = self._config.max_upload_bytes if upload else self._config.max_body_bytes
         declared = Headers(scope=scope).get("content-length", "")
-        num_received_bytes = int(declared) if declared.isdecimal() and int(declared) > max_body_bytes else 0
+        announced_too_large = declared.isdecimal() and int(declared) > max_body_bytes
+        num_received_bytes = 0
 
         async def receive_bounded() -> Message:
             nonlocal num_received_bytes
-            # A body announced as too large is refused before its first byte.
-            if num_received_bytes > max_body_bytes:
+            if announced_too_large:
                 raise body_too_large(max_body_bytes)
             message = await receive()
             num_received_bytes += len(message.get("body", b""))

@@ -183,6 +183,14 @@ class TestSizes:
         _error(response, 413, "RESOURCE_EXHAUSTED")
         assert num_sent < 10
 
+    async def test_body_announced_as_too_large_is_not_read_at_all(self, small: httpx.AsyncClient) -> None:
+        async def unread() -> AsyncIterator[bytes]:
+            raise AssertionError("read")
+            yield b""
+
+        headers = {**JSON, "content-length": "101"}
+        _error(await small.post("/v1/summarize", content=unread(), headers=headers), 413, "RESOURCE_EXHAUSTED")
+
     async def test_upload_over_its_limit_is_refused(self, small: httpx.AsyncClient) -> None:
         parts = [("files", (name, data + b" " * 2000)) for name, data in lora_files().items()]
         _error(await small.post("/v1/adapters/big/versions", files=parts), 413, "RESOURCE_EXHAUSTED")

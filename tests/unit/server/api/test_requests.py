@@ -1,0 +1,99 @@
+"""Every field of a request reaches the service, from both wires alike."""
+
+from typing import Any
+
+import pytest
+
+from medley.v1 import inference_pb2
+from server.api.grpc.translate import generation_request
+from server.api.http.routes.summarize import SummarizeBody
+from server.api.http.wire.openai_bodies import ChatBody, CompletionBody
+from server.core.errors import InvalidArgumentError
+from server.core.request import GenerationRequest
+from server.core.sampling import SamplingParams
+
+SAMPLING: dict[str, Any] = {
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "top_k": 5,
+    "seed": 2**40,
+    "stop": ["x", "y"],
+    "repetition_penalty": 1.1,
+    "no_repeat_ngram_size": 3,
+}
+PARAMS = SamplingParams(max_new_tokens=20, **{**SAMPLING, "stop": ("x", "y")})
+
+
+def test_http_body_with_every_option_gives_the_parameters() -> None:
+    body = SummarizeBody.model_validate({"text": "t", "max_new_tokens": 20, **SAMPLING})
+    assert body.sampling(body.max_new_tokens) == PARAMS
+
+
+def test_http_body_with_no_option_gives_the_defaults() -> None:
+    body = SummarizeBody.model_validate({"text": "t"})
+    assert body.sampling(body.max_new_tokens) == SamplingParams()
+
+
+def test_grpc_message_with_every_field_gives_the_request() -> None:
+    options = inference_pb2.SamplingOptions(max_new_tokens=20, **SAMPLING)
+    message = inference_pb2.SummarizeRequest(adapters=["a", "b"], references=["r"], sampling=options)
+    assert generation_request(message, "id", "t", 5.0, apply_template=False) == GenerationRequest(
+        request_id="id",
+        text="t",
+        adapters=("a", "b"),
+        sampling=PARAMS,
+        apply_template=False,
+        references=("r",),
+        deadline_s=5.0,
+    )
+
+
+def test_grpc_message_with_no_option_gives_the_defaults() -> None:
+    request = generation_request(inference_pb2.GenerateRequest(), "id", "t", None, apply_template=True)
+    assert request == GenerationRequest(request_id="id", text="t")
+
+
+def test_grpc_zero_is_a_value_and_not_a_default() -> None:
+    message = inference_pb2.GenerateRequest(sampling=inference_pb2.SamplingOptions(max_new_tokens=0))
+    with pytest.raises(InvalidArgumentError, match="max_new_tokens"):
+        generation_request(message, "id", "t", None, apply_template=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, 128),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 6}, 6),
+        ({"max_tokens": 5, "max_completion_tokens": 0}, 0),
+    ],
+)
+def test_chat_length_goes_by_either_name(fields: dict[str, int], expected: int) -> None:
+    body = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields})
+    assert body.num_new_tokens == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"), [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3)]
+)
+def test_chat_logprobs_become_a_number(fields: dict[str, Any], expected: int | None) -> None:
+    body = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields})
+    assert body.num_logprobs == expected
+
+
+@pytest.mark.parametrize("field", ["user", "metadata", "service_tier"])
+def test_field_without_bearing_is_dropped(field: str) -> None:
+    assert CompletionBody.model_validate({"model": "m", "prompt": "x", field: "anything"}).prompt == "x"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("n", 1), ("echo", False), ("suffix", None), ("best_of", 1), ("logit_bias", {})]
+)
+def test_foreign_field_that_changes_nothing_is_taken(field: str, value: object) -> None:
+    assert CompletionBody.model_validate({"model": "m", "prompt": "x", field: value}).prompt == "x"
+
+
+@pytest.mark.parametrize(("field", "value"), [("n", 2), ("echo", True), ("suffix", "end"), ("best_of", 3)])
+def test_foreign_field_that_would_change_the_answer_is_refused(field: str, value: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=field):
+        CompletionBody.model_validate({"model": "m", "prompt": "x", field: value})
