@@ -110,7 +110,6 @@ class Generation:
         self._last_token_s = 0.0
         self._terminal: GenerationChunk | None = None
         self._engine_ended = False
-        self._exhausted = False
         self._closed = False
 
     def __aiter__(self) -> AsyncIterator[GenerationChunk]:
@@ -123,14 +122,13 @@ class Generation:
         Raises:
             StopAsyncIteration: After the terminal chunk, or once closed.
         """
-        if self._exhausted or self._closed:
+        if self._closed:
             raise StopAsyncIteration
         if self._terminal is None:
             chunk = await self._advance()
             if chunk is not None:
                 return chunk
         terminal = await self._with_scores()
-        self._exhausted = True
         self._close(terminal)
         return terminal
 

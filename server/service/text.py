@@ -29,7 +29,7 @@ class Detokenizer:
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Take new ids and return the text they complete."""
-        self._fresh.extend(token_id for token_id in token_ids if token_id not in self._tokenizer.special_ids)
+        self._fresh.extend(token_ids)
         text = self._fresh_text()
         if not text or text.endswith(_BROKEN):
             return ""

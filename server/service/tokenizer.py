@@ -17,11 +17,6 @@ from server.core.errors import FailedPreconditionError
 class Tokenizer(Protocol):
     """What the service needs of a tokenizer."""
 
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids that stand for no text."""
-        ...
-
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text`` with the special tokens the model expects."""
         ...
@@ -53,16 +48,8 @@ class FileTokenizer:
             raise FailedPreconditionError(f"cannot read the tokenizer {path.name}: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        added = self._tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        anchor = self._tokenizer.encode("a", add_special_tokens=False).ids
-        self._anchor = list(anchor)
+        self._anchor = list(self._tokenizer.encode("a", add_special_tokens=False).ids)
         self.piece = lru_cache(maxsize=8192)(self._piece)
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids that stand for no text."""
-        return self._special_ids
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text`` with special tokens."""
@@ -86,11 +73,6 @@ class ByteTokenizer:
 
     END_OF_SEQUENCE = 1
     _NUM_SPECIAL = 3
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids that stand for no text."""
-        return frozenset(range(self._NUM_SPECIAL))
 
     def encode(self, text: str) -> list[int]:
         """Return the bytes of ``text`` as ids, then the end of the sequence."""
