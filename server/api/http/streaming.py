@@ -40,8 +40,6 @@ class EventStream(Response):
         self.status_code = 200
         self.background = None
         self.init_headers(_HEADERS)
-        # The length is not known; the base class counts a body that is not there.
-        self.raw_headers = [header for header in self.raw_headers if header[0] != b"content-length"]
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; called once by the framework."""
