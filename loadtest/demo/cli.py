@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+import time
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
@@ -65,9 +66,13 @@ async def _run(server: ServerProcess, examples: list[Example], at_once: int, con
         ClientError: If it refuses an upload.
     """
     console.print("Starting a server on the embedded base …")
+    started_s = time.monotonic()
     async with server:
+        took_s = time.monotonic() - started_s
         addresses = {protocol: server.address(protocol) for protocol in WireProtocol}
-        console.print(f"HTTP on {addresses[WireProtocol.HTTP]}, gRPC on {addresses[WireProtocol.GRPC]}.")
+        console.print(
+            f"HTTP on {addresses[WireProtocol.HTTP]}, gRPC on {addresses[WireProtocol.GRPC]}: ready in {took_s:.1f} s."
+        )
         with as_file(files("adapters") / "library" / _UPLOADED_ADAPTER) as upload_folder:
             result = await Scenario(addresses, upload_folder, at_once).run(examples)
     if len(examples) == 1:

@@ -37,7 +37,7 @@ class ServerConfig:
     folder: Path
     options: Sequence[str] = ()
     start_timeout_s: float = 120.0
-    stop_timeout_s: float = 30.0
+    stop_timeout_s: float = 60.0
 
 
 class ServerProcess:

@@ -5,7 +5,7 @@ from itertools import groupby
 from statistics import fmean
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from loadtest.demo.scenario import DemoResult, Served
@@ -25,7 +25,9 @@ def render_dialogue(example: Example) -> RenderableType:
 
 def render_one(result: DemoResult) -> RenderableType:
     """Return the summaries of one dialogue side by side, then scores and times of each request."""
-    summaries = Table("adapters", "summary", title="The same dialogue, all at once", show_lines=True)
+    summaries = Table(
+        "adapters", Column("summary", overflow="fold"), title="The same dialogue, all at once", show_lines=True
+    )
     for label, group in groupby(result.all_served, key=lambda served: served.way.label):
         # Both protocols share one engine, so they mostly say the same; each text is shown once.
         texts = dict.fromkeys(served.answer.summary for served in group if served.answer)
