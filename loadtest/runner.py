@@ -6,10 +6,10 @@ hidden: how late each request was sent, and each one dropped because too many we
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from loadtest.clients.base import ClientError, MedleyClient, SummaryAnswer, SummaryRequest
+from loadtest.clients.base import ClientError, MedleyClient, SummaryRequest
+from loadtest.clients.reading import read_stream
 from loadtest.records import Outcome, RequestRecord
 from loadtest.workload import MixEntry, PlannedRequest
 
@@ -89,7 +89,9 @@ class Runner:
         begun = RequestRecord(planned.label, Outcome.FAILED, planned.scheduled_s, sent_s, sent_s)
         try:
             if self._config.stream:
-                answer = await self._stream(request, piece_times_s)
+                answer = await read_stream(
+                    self._client, request, self._config.timeout_s, lambda: piece_times_s.append(self._now_s())
+                )
             else:
                 answer = await self._client.summarize(request, self._config.timeout_s)
         except ClientError as error:
@@ -103,17 +105,6 @@ class Runner:
             )
         self._num_in_flight -= 1
         self._record(replace(ended, ended_s=self._now_s(), piece_times_s=tuple(piece_times_s)))
-
-    async def _stream(self, request: SummaryRequest, piece_times_s: list[float]) -> SummaryAnswer:
-        """Read a whole stream, noting when each piece with text came, and return its answer."""
-        answer: SummaryAnswer | None = None
-        async with aclosing(self._client.stream(request, self._config.timeout_s)) as pieces:
-            async for piece in pieces:
-                if piece.delta:
-                    piece_times_s.append(self._now_s())
-                answer = piece.answer
-        assert answer is not None, "a stream ends with its answer or raises"
-        return answer
 
     def _request(self, text: str, adapters: tuple[str, ...]) -> SummaryRequest:
         return SummaryRequest(text, adapters, self._config.max_new_tokens)

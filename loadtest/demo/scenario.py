@@ -5,12 +5,13 @@ Knows neither how the server was started nor how the result is shown. Times are 
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.clients import WireProtocol, create_client
 from loadtest.clients.base import AdapterVersion, ClientError, MedleyClient, SummaryAnswer, SummaryRequest
+from loadtest.clients.reading import read_stream
 from loadtest.examples import Example
 
 _REQUEST_TIMEOUT_S = 120.0
@@ -174,10 +175,15 @@ class Scenario:
     async def _serve(self, way: Way, protocol: WireProtocol, client: MedleyClient, example: Example) -> Served:
         request = SummaryRequest(example.text, way.adapters, references=way.references(example))
         text_times_s: list[float] = []
+
+        def on_text() -> None:
+            text_times_s.append(_now_s())
+            self._first_text.set()
+
         self._num_in_flight += 1
         sent_s = _now_s()
         try:
-            answer = await self._stream(client, request, text_times_s)
+            answer = await read_stream(client, request, _REQUEST_TIMEOUT_S, on_text)
             _check(answer, way)
             scores = await _scores(client, request, answer)
         except ClientError as error:
@@ -196,17 +202,6 @@ class Scenario:
             ttft_ms=(first_s - sent_s) * 1e3,
             e2e_ms=(last_s - sent_s) * 1e3,
         )
-
-    async def _stream(self, client: MedleyClient, request: SummaryRequest, text_times_s: list[float]) -> SummaryAnswer:
-        answer: SummaryAnswer | None = None
-        async with aclosing(client.stream(request, _REQUEST_TIMEOUT_S)) as pieces:
-            async for piece in pieces:
-                if piece.delta:
-                    text_times_s.append(_now_s())
-                    self._first_text.set()
-                answer = piece.answer
-        assert answer is not None, "a stream ends with its answer or raises"
-        return answer
 
 
 def _check(answer: SummaryAnswer, way: Way) -> None:
