@@ -13,9 +13,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,dev]'
 	touch $@
 
-# SAMPLE=file.jsonl takes other dialogues than the shipped ones; NUM=50 how many of them.
+# SAMPLE=file.jsonl takes other dialogues than the shipped ones, NUM=50 how many, SPLIT=validation which.
 demo: install
-	$(BIN)/medley demo $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(NUM),--num $(NUM))
+	$(BIN)/medley demo $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(NUM),--num $(NUM)) $(if $(SPLIT),--split $(SPLIT))
 
 # ARGS="--port 9000 --dtype float32" passes options on.
 serve: install
