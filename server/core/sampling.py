@@ -18,7 +18,7 @@ class SamplingParams:
     """Sampling parameters of one request.
 
     Attributes:
-        max_new_tokens: Most tokens to generate, ≥ 1; the service caps it at the engine's limit.
+        max_new_tokens: Most tokens to generate, ≥ 1; the service refuses more than the engine allows.
         temperature: 0 is greedy; else logits are divided by it, in [0, 10].
         top_p: Nucleus mass in (0, 1].
         top_k: Keep the k most likely tokens; 0 keeps all.
