@@ -64,7 +64,7 @@ def length_batches(
     Raises:
         Nothing.
     """
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - not for secrets
     order = [pair for pair in pairs if len(pair.source) <= limits[0] and len(pair.target) <= limits[1]]
     rng.shuffle(order)
     order.sort(key=lambda pair: (len(pair.source) // 24, len(pair.target) // 4))

@@ -61,7 +61,8 @@ def adapter_card(facts: AdapterFacts, table: Mapping[str, Mapping[str, float]]) 
 - Data: {about.data_title} ({about.data_licence}); {facts.num_train:,} dialogues of its training split, \
 {recipe.data.held_out_percent:g} % of that split held out to choose the checkpoint
 - Made by `medley train {command} --config training/configs/{about.name}.yaml`, seed {recipe.loop.seed}, \
-{facts.num_steps:,} steps, {facts.num_tokens / 1e6:.1f} M tokens, {facts.elapsed_s / 60:.0f} min on {_hardware(recipe.loop.num_threads)}
+{facts.num_steps:,} steps, {facts.num_tokens / 1e6:.1f} M tokens, {facts.elapsed_s / 60:.0f} min on \
+{_hardware(recipe.loop.num_threads)}
 
 Prompt template:
 
@@ -71,8 +72,8 @@ Prompt template:
 
 ## Measured
 
-ROUGE F-measure in percent (`rouge_score`, stemmed), over the whole validation split ({facts.num_validation} dialogues), \
-greedy, at most {recipe.data.max_new_tokens} new tokens, float32:
+ROUGE F-measure in percent (`rouge_score`, stemmed), over the whole validation split \
+({facts.num_validation} dialogues), greedy, at most {recipe.data.max_new_tokens} new tokens, float32:
 
 {_table(table, names)}
 
@@ -89,18 +90,21 @@ def base_card(facts: BaseFacts, held_out: Mapping[str, float]) -> str:
         Nothing.
     """
     shape = facts.recipe.model
+    mixture = {
+        key: getattr(facts.recipe, key) for key in ("early_mixture", "mixture", "early_span_share", "span_share")
+    }
     rows = "\n".join(f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in held_out.items())
     return f"""# {facts.recipe.name}
 
-A small encoder–decoder of T5's architecture, trained from nothing for Medley, so that the server, its demo and its
+A small encoder-decoder of T5's architecture, trained from nothing for Medley, so that the server, its demo and its
 tests have a real model without any download. It reads instructions in English, mostly about dialogues.
 
-- {facts.num_parameters / 1e6:.1f} M parameters, width {shape.d_model}, {shape.num_layers} + {shape.num_layers} layers, \
-{shape.num_heads} heads of {shape.d_kv}, gated GELU of {shape.d_ff}, tied output head; own byte-level BPE of \
+- {facts.num_parameters / 1e6:.1f} M parameters, width {shape.d_model}, {shape.num_layers} + {shape.num_layers} \
+layers, {shape.num_heads} heads of {shape.d_kv}, gated GELU of {shape.d_ff}, tied output head; own byte-level BPE of \
 {shape.vocab_size:,} entries that gives back any text exactly; bfloat16; reads up to 512 tokens
 - Licence of these weights: **CC-BY-SA-4.0**, commercial use allowed
-- Made by `medley train base`, seed {facts.recipe.loop.seed}, {facts.num_steps:,} steps, {facts.num_tokens / 1e6:.1f} M \
-tokens, {facts.elapsed_s / 60:.0f} min on {_hardware(facts.recipe.loop.num_threads)}
+- Made by `medley train base`, seed {facts.recipe.loop.seed}, {facts.num_steps:,} steps, \
+{facts.num_tokens / 1e6:.1f} M tokens, {facts.elapsed_s / 60:.0f} min on {_hardware(facts.recipe.loop.num_threads)}
 
 ## Data
 
@@ -115,7 +119,7 @@ Nothing here forbids commercial use; DialogSum (CC BY-NC-SA) is *not* part of it
 | TweetSumm, training split | CDLA-Sharing-1.0 | summaries |
 | MTS-Dialog, training split | CC BY 4.0 | notes and section headers |
 | banking77, sentence polarity | CC BY 4.0 | instructions |
-| Tatoeba English–French | CC BY 2.0 FR | translation |
+| Tatoeba English-French | CC BY 2.0 FR | translation |
 | Project Gutenberg | public domain in the US | span corruption |
 
 CRD3 and Schema-Guided Dialogue ask that works built on them are shared alike, so the weights are CC-BY-SA-4.0.
@@ -137,7 +141,7 @@ text of its corpora. Meant for demonstrations and tests, and as a base for adapt
 ## Recipe
 
 ```json
-{json.dumps({"mixture": facts.recipe.mixture, "early_mixture": facts.recipe.early_mixture, "span_share": facts.recipe.span_share}, indent=1)}
+{json.dumps(mixture, indent=1)}
 ```
 """
 

@@ -30,7 +30,9 @@ class RunState:
     fingerprint: str
 
 
-def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: RunState) -> None:
+def save_checkpoint(
+    folder: Path, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: RunState
+) -> None:
     """Write a checkpoint folder, replacing the one before.
 
     Raises:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from adapters.errors import AdapterError
 
+from adapters.errors import AdapterError
 from training.config import BaseRecipe, LoraRecipe, PromptRecipe, load_recipe
 from training.errors import TrainingError
 
@@ -33,6 +33,7 @@ def train() -> None:
 
 @app.command()
 def base(
+    *,
     config: ConfigOption = CONFIGS / "base.yaml",
     set_: SetOption = None,
     data: DataOption = DEFAULT_DATA,
@@ -46,11 +47,12 @@ def base(
     with _reported():
         recipe = load_recipe(BaseRecipe, config, set_)
         folder = run or Path(".runs") / recipe.name
-        train_base(recipe, data, folder, out or folder / "result", resume)
+        train_base(recipe, data, folder, out or folder / "result", resume=resume)
 
 
 @app.command()
 def lora(
+    *,
     config: ConfigOption,
     set_: SetOption = None,
     data: DataOption = DEFAULT_DATA,
@@ -65,11 +67,12 @@ def lora(
     with _reported():
         recipe = load_recipe(LoraRecipe, config, set_)
         folder = run or Path(".runs") / recipe.adapter.name
-        train_lora(recipe, RunPlaces(data, folder, out or folder / "result"), resume)
+        train_lora(recipe, RunPlaces(data, folder, out or folder / "result"), resume=resume)
 
 
 @app.command()
 def prompt(
+    *,
     config: ConfigOption,
     set_: SetOption = None,
     data: DataOption = DEFAULT_DATA,
@@ -84,7 +87,7 @@ def prompt(
     with _reported():
         recipe = load_recipe(PromptRecipe, config, set_)
         folder = run or Path(".runs") / recipe.adapter.name
-        train_prompt(recipe, RunPlaces(data, folder, out or folder / "result"), resume)
+        train_prompt(recipe, RunPlaces(data, folder, out or folder / "result"), resume=resume)
 
 
 @contextmanager

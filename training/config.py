@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +151,8 @@ def load_recipe(kind: type[RecipeT], path: Path, overrides: list[str] | None = N
         target = values
         for parent in parents:
             target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise TrainingConfigError(f"{override!r}: {parent} has no keys")
         target[last] = yaml.safe_load(text)
     return typing.cast(RecipeT, _build(kind, values, path.name))
 
@@ -171,24 +172,30 @@ def fingerprint(recipe: object, *, without: tuple[str, ...] = ("max_steps", "coo
 def _build(kind: object, value: object, where: str) -> object:
     """Turn plain YAML values into `kind`, checking every key and type on the way."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, dict):
-            raise TrainingConfigError(f"{where}: expected a mapping, got {value!r}")
-        hints = typing.get_type_hints(kind)
-        unknown = sorted(set(value) - set(hints))
-        if unknown:
-            raise TrainingConfigError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(hints))}")
-        return kind(**{key: _build(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+        return _build_dataclass(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple and isinstance(value, list | tuple):
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(kinds) == len(value):
             return tuple(_build(k, item, where) for k, item in zip(kinds, value, strict=True))
     elif origin is dict and isinstance(value, dict):
         return {_build(args[0], k, where): _build(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    elif origin is types.UnionType:
-        return None if value is None else _build(next(a for a in args if a is not type(None)), value, where)
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(kind, type) and type(value) is kind:
+    elif kind is float and type(value) in {int, float}:
+        return float(typing.cast(float, value))
+    elif type(value) is kind:
         return value
     raise TrainingConfigError(f"{where}: {value!r} is not of kind {kind}")
+
+
+def _build_dataclass(kind: type, value: object, where: str) -> object:
+    if not isinstance(value, dict):
+        raise TrainingConfigError(f"{where}: expected a mapping, got {value!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        raise TrainingConfigError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(hints))}")
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise TrainingConfigError(f"{where}: missing key {missing[0]!r}")
+    return kind(**{key: _build(hints[key], item, f"{where}.{key}") for key, item in value.items()})

@@ -10,10 +10,11 @@ import json
 from pathlib import Path
 
 import torch
-from adapters.manifest import MANIFEST_FILE, AdapterManifest
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import GenerationConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
+
+from adapters.manifest import MANIFEST_FILE, AdapterManifest
 
 
 def export_model(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +61,7 @@ class Trainer:
 
     def __init__(
         self,
+        *,
         model: torch.nn.Module,
         config: LoopConfig,
         batches: BatchSource,
@@ -158,9 +159,16 @@ class Trainer:
         loss = sum(value for value, _ in results)
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss is {loss} at step {self.state.step}")
-        gradients = dict(zip(self.trainable, map(_total, zip(*(grads for _, grads in results), strict=True)), strict=True))
-        c = self.config
-        rate = learning_rate_at(self.state.step, c.learning_rate, c.warmup_steps, c.max_steps, c.cooldown_share)
+        gradients = dict(
+            zip(self.trainable, map(_total, zip(*(grads for _, grads in results), strict=True)), strict=True)
+        )
+        rate = learning_rate_at(
+            self.state.step,
+            peak=self.config.learning_rate,
+            warmup_steps=self.config.warmup_steps,
+            max_steps=self.config.max_steps,
+            cooldown_share=self.config.cooldown_share,
+        )
         self.optimizer.step(gradients, rate)
         return loss
 
@@ -174,7 +182,9 @@ class Trainer:
         """Return a part's share of the mean loss over `num_labels` labels, and its gradients."""
         torch.set_num_threads(1)
         ids, mask, labels = (torch.from_numpy(a) for a in (part.input_ids, part.attention_mask, part.labels))
-        logits = self.model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).logits
+        # The labels stay here: the model's own loss would be taken in bfloat16.
+        inputs = self.model.prepare_decoder_input_ids_from_labels(labels)
+        logits = self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits
         loss = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum") / num_labels
         return loss.item(), torch.autograd.grad(loss, tuple(self.trainable.values()), allow_unused=True)
 
@@ -190,10 +200,9 @@ class Trainer:
         }
         filled = round(20 * step / last)
         self._write(record)
-        print(
+        _say(
             f"[{'#' * filled}{'.' * (20 - filled)}] step {step}/{last} loss {record['loss']:.3f} "
-            f"{record['tokens_per_s']:,.0f} tok/s, {remaining_s / 60:.1f} min left",
-            flush=True,
+            f"{record['tokens_per_s']:,.0f} tok/s, {remaining_s / 60:.1f} min left"
         )
 
     def _evaluate(self) -> None:
@@ -202,13 +211,18 @@ class Trainer:
         figures = self.evaluate(self.state.step)
         self.model.train()
         self._write({"step": self.state.step, **figures})
-        print(f"  held out at step {self.state.step}: {json.dumps(figures)}", flush=True)
+        _say(f"  held out at step {self.state.step}: {json.dumps(figures)}")
         if self.keep:
             self.state = replace(self.state, best=max(self.state.best, self.keep(self.state.step, figures)))
 
     def _write(self, record: dict[str, float]) -> None:
         with self.folder.log.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(record) + os.linesep)
+            handle.write(json.dumps(record) + "\n")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _total(gradients: tuple[Tensor | None, ...]) -> Tensor | None:

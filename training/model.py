@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
-
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 from training.config import ModelShape
@@ -33,7 +32,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad_BLD: Tensor) -> tuple[Tensor, Tensor, None]:
-        """dx = (g w - u mean(g w u)) / rms(x), with u the unit vector; dw = sum(g u)."""
+        """Dx = (g w - u mean(g w u)) / rms(x), with u the unit vector; dw = sum(g u)."""
         unit_BLD, inverse_BL1, weight_D = ctx.saved_tensors
         product_BLD = grad_BLD * unit_BLD
         mean_BL1 = (product_BLD @ weight_D).unsqueeze(-1).div_(grad_BLD.shape[-1])

@@ -21,7 +21,8 @@ class RelativeAdamW:
     """AdamW with updates scaled by the RMS of each tensor and clipped at RMS `clip`. One thread at a time.
 
     It updates float32 masters and copies them into the model's parameters, which may be bfloat16: an update is often
-    smaller than a bfloat16 weight's last digit. Its state is two moments a tensor and the step count, as plain tensors: it is saved as safetensors.
+    smaller than a bfloat16 weight's last digit. Its state is two moments a tensor and the step count, as plain tensors:
+    it is saved as safetensors.
     """
 
     def __init__(
@@ -107,8 +108,8 @@ def _rms(tensor: Tensor) -> float:
     return tensor.norm().item() / math.sqrt(tensor.numel())
 
 
-def learning_rate_at(step: int, peak: float, warmup_steps: int, max_steps: int, cooldown_share: float) -> float:
-    """Return the warmup–stable–decay rate of `step` (0-based): linear up, constant, linear down to a hundredth.
+def learning_rate_at(step: int, *, peak: float, warmup_steps: int, max_steps: int, cooldown_share: float) -> float:
+    """Return the warmup-stable-decay rate of `step` (0-based): linear up, constant, linear down to a hundredth.
 
     The stable phase does not depend on `max_steps`, so a run stopped in it can be continued to any length.
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.prompting import render
 from transformers import PreTrainedTokenizerFast
 
+from adapters.prompting import render
 from training.batch import Pair
 from training.config import AdapterData
 from training.data.sources import SummaryRecord, is_held_out, read_summaries
-from training.errors import TrainingConfigError
+from training.errors import TrainingConfigError, TrainingDataError
 from training.evaluate import cut_source
 
 
@@ -43,7 +43,7 @@ def load_splits(data: AdapterData, prompt_template: str, data_dir: Path) -> Adap
 
     Raises:
         TrainingConfigError: `data.target` is neither "summary" nor "topic".
-        TrainingDataError: the file is missing.
+        TrainingDataError: the file is missing, or a part comes out empty.
         PromptTemplateError: a bad template.
     """
     records = read_summaries(data_dir, data.dataset)
@@ -55,11 +55,14 @@ def load_splits(data: AdapterData, prompt_template: str, data_dir: Path) -> Adap
     def cases(part: Sequence[SummaryRecord]) -> list[Case]:
         return [Case(r.dialogue, render(prompt_template, r.dialogue), _answers(r, data.target)) for r in part]
 
-    return AdaptationSplits(
+    splits = AdaptationSplits(
         train=cases([record for record in train if record.dialogue not in hidden]),
         held_out=cases(chosen[: data.num_held_out]),
         validation=cases([record for record in records if record.split == "validation"]),
     )
+    if not (splits.train and splits.held_out and splits.validation):
+        raise TrainingDataError(f"{data.dataset} is too small to train on, choose by and validate on")
+    return splits
 
 
 def training_pairs(cases: Sequence[Case], tokenizer: PreTrainedTokenizerFast) -> list[Pair]:

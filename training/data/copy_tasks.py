@@ -189,7 +189,9 @@ def repeat_lines(rng: random.Random, turns: Sequence[Turn]) -> Example | None:
     if sum(map(len, lines)) > 220:
         return None
     if len(lines) > 1 and rng.random() < 0.5:
-        return Example("repeat_lines", "Write these lines in reverse order:\n" + "\n".join(lines), "\n".join(lines[::-1]))
+        return Example(
+            "repeat_lines", "Write these lines in reverse order:\n" + "\n".join(lines), "\n".join(lines[::-1])
+        )
     return Example("repeat_lines", rng.choice(("Repeat:\n", "Copy this text:\n")) + "\n".join(lines), "\n".join(lines))
 
 

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 from training.data.sources import Turn
 
-FIRST_NAMES = tuple(
-    "Anna Ben Carla David Emma Frank Grace Henry Irene Jack Kate Leo Maria Nick Olivia Paul Rachel Sam Tina Victor Wendy "
-    "Alex Bob Cathy Daniel Ella Fred Gina Harry Ivy James Karen Lily Mark Nancy Oscar Peter Rose Steven Tom Vivian Will "
-    "Amy Brian Claire Dan Eva George Helen Ian Julia Kevin Linda Mike Nora Sarah Tony Jane John Mary Lucy Susan Mr.Smith "
-    "Mrs.Brown Miss.White Francis Monica Judy Charles Jim Jimmy Alice Sophie Lisa Ted Rob Adam Simon Laura Jenny".split()
+_NAMES = (
+    "Anna Ben Carla David Emma Frank Grace Henry Irene Jack Kate Leo Maria Nick Olivia Paul Rachel Sam Tina Victor "
+    "Wendy Alex Bob Cathy Daniel Ella Fred Gina Harry Ivy James Karen Lily Mark Nancy Oscar Peter Rose Steven Tom "
+    "Vivian Will Amy Brian Claire Dan Eva George Helen Ian Julia Kevin Linda Mike Nora Sarah Tony Jane John Mary Lucy "
+    "Susan Mr.Smith Mrs.Brown Miss.White Francis Monica Judy Charles Jim Jimmy Alice Sophie Lisa Ted Rob Adam Simon "
+    "Laura Jenny"
 )
+FIRST_NAMES = tuple(_NAMES.split())
 ROLE_PAIRS = (
     ("Customer", "Agent"), ("Doctor", "Patient"), ("A", "B"), ("User", "Assistant"), ("Client", "Advisor"),
     ("Agent", "Customer"), ("Patient", "Doctor"), ("Man", "Woman"), ("Woman", "Man"), ("M", "W"),

@@ -56,7 +56,11 @@ def load_corpora(data_dir: Path, held_out: bool = False, num_paragraphs: int = 4
         TrainingDataError: a file is missing.
     """
     dialogues = {
-        name: [turns for turns in read_dialogues(data_dir, name) if is_held_out(render(turns), HELD_OUT_PERCENT) == held_out]
+        name: [
+            turns
+            for turns in read_dialogues(data_dir, name)
+            if is_held_out(render(turns), HELD_OUT_PERCENT) == held_out
+        ]
         for name in _DIALOGUE_SHARES
     }
     paragraphs = read_paragraphs(data_dir)
@@ -149,16 +153,18 @@ class Mixture:
 
     def _tweetsumm(self, rng: random.Random) -> Example | None:
         record = rng.choice(self._corpora.summaries["tweetsumm"])
-        source = with_instruction(
-            rng, rng.choice(weak_summaries.SUMMARY_WORDINGS), record.dialogue, rng.choice(_CUES)
-        )
+        source = with_instruction(rng, rng.choice(weak_summaries.SUMMARY_WORDINGS), record.dialogue, rng.choice(_CUES))
         return Example("tweetsumm", source, rng.choice(record.summaries))
 
     def _clinic_note(self, rng: random.Random) -> Example | None:
         record = rng.choice(self._corpora.summaries["mts_dialog"])
         if rng.random() < 0.25:
-            return Example("clinic_header", with_instruction(rng, "Name the topic.", record.dialogue, "Topic:"), record.topics[0])
-        instruction = rng.choice(_NOTE_WORDINGS).format(record.topics[0]) if rng.random() < 0.5 else "Write a clinical note."
+            return Example(
+                "clinic_header", with_instruction(rng, "Name the topic.", record.dialogue, "Topic:"), record.topics[0]
+            )
+        instruction = (
+            rng.choice(_NOTE_WORDINGS).format(record.topics[0]) if rng.random() < 0.5 else "Write a clinical note."
+        )
         return Example("clinic_note", with_instruction(rng, instruction, record.dialogue, "Note:"), record.summaries[0])
 
     def _banking(self, rng: random.Random) -> Example | None:
@@ -184,7 +190,7 @@ def tokenizer_texts(corpora: Corpora, seed: int, num_passages: int = 60_000) -> 
     Raises:
         Nothing.
     """
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - not for secrets
     mixture = Mixture(corpora, {"copy": 1.0})
     texts = [mixture.passage(rng) for _ in range(num_passages)]
     for records in corpora.summaries.values():

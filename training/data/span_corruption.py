@@ -16,6 +16,7 @@ def corrupt_spans(
     ids: Sequence[int],
     sentinel_ids: Sequence[int],
     eos_id: int,
+    *,
     noise_share: float = 0.15,
     mean_span: float = 3.0,
 ) -> tuple[list[int], list[int]]:

@@ -15,9 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 NUM_SENTINELS = 32
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
-_WORDS = (
-    r" ?#Person\d+#|'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-)
+_WORDS = r" ?#Person\d+#|'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def sentinel(index: int) -> str:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from adapters.base_spec import read_base_spec
-from adapters.manifest import AdapterKind, AdapterManifest
-from adapters.scoring import RougeScorer
 from peft import PeftModel
 from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
+from adapters.base_spec import read_base_spec
+from adapters.manifest import AdapterKind, AdapterManifest
+from adapters.scoring import RougeScorer
 from training.batch import Batch, length_batches
 from training.card import AdapterFacts, adapter_card
 from training.config import LoraRecipe, PromptRecipe, fingerprint
@@ -55,6 +55,7 @@ def fit(
     tokenizer: PreTrainedTokenizerFast,
     recipe: LoraRecipe | PromptRecipe,
     places: RunPlaces,
+    *,
     kind: AdapterKind,
     resume: bool,
 ) -> None:
@@ -82,20 +83,34 @@ def fit(
             export_adapter(model, best, Path(recipe.base).name)
         return total
 
-    trainer = Trainer(model, recipe.loop, batches, RunFolder(places.run), fingerprint(recipe), evaluate, keep)
+    trainer = Trainer(
+        model=model,
+        config=recipe.loop,
+        batches=batches,
+        folder=RunFolder(places.run),
+        fingerprint=fingerprint(recipe),
+        evaluate=evaluate,
+        keep=keep,
+    )
     if resume:
         trainer.resume()
     state = trainer.run()
     shutil.copytree(best, places.out, dirs_exist_ok=True)
     table = compare(Path(recipe.base), places.out, recipe, splits.validation, scorer)
     write_manifest(_manifest(recipe, kind, table["adapter"]), places.out)
-    facts = AdapterFacts(recipe, len(splits.train), len(splits.validation), state.step, state.num_tokens, state.elapsed_s)
+    facts = AdapterFacts(
+        recipe, len(splits.train), len(splits.validation), state.step, state.num_tokens, state.elapsed_s
+    )
     (places.out / "card.md").write_text(adapter_card(facts, table), encoding="utf-8")
     draw_loss_curve(trainer.folder.log, places.run / "loss.png", recipe.adapter.name)
 
 
 def measure(
-    model: Generates, tokenizer: PreTrainedTokenizerFast, cases: Sequence[Case], max_new_tokens: int, scorer: RougeScorer
+    model: Generates,
+    tokenizer: PreTrainedTokenizerFast,
+    cases: Sequence[Case],
+    max_new_tokens: int,
+    scorer: RougeScorer,
 ) -> dict[str, float]:
     """Return ROUGE-1/2/L (percent) of the model's greedy answers to `cases`.
 

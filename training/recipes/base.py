@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from adapters.prompting import DEFAULT_TEMPLATE
 from transformers import PreTrainedTokenizerFast
 
+from adapters.prompting import DEFAULT_TEMPLATE
 from training.batch import Batch, Pair, collate, length_batches
 from training.card import BaseFacts, base_card
 from training.config import BaseRecipe, fingerprint
@@ -60,7 +60,7 @@ class ShardCache:
         )
 
 
-def train_base(recipe: BaseRecipe, data_dir: Path, run_dir: Path, out_dir: Path, resume: bool) -> None:
+def train_base(recipe: BaseRecipe, data_dir: Path, run_dir: Path, out_dir: Path, *, resume: bool) -> None:
     """Pre-train the base and publish it to `out_dir`, with its card.
 
     Args:
@@ -86,7 +86,14 @@ def train_base(recipe: BaseRecipe, data_dir: Path, run_dir: Path, out_dir: Path,
 
     cache = ShardCache(recipe, corpora, tokenizer, run_dir / "shards")
     folder = RunFolder(run_dir)
-    trainer = Trainer(model, recipe.loop, cache.batches, folder, fingerprint(recipe), evaluate)
+    trainer = Trainer(
+        model=model,
+        config=recipe.loop,
+        batches=cache.batches,
+        folder=folder,
+        fingerprint=fingerprint(recipe),
+        evaluate=evaluate,
+    )
     if resume:
         trainer.resume()
     state = trainer.run()
@@ -110,7 +117,8 @@ def _probe_batches(data_dir: Path, tokenizer: PreTrainedTokenizerFast) -> dict[s
     corpora = load_corpora(data_dir, held_out=True, num_paragraphs=100)
     probes: dict[str, Batch] = {}
     for kind in _PROBES:
-        rng, mixture, pairs = random.Random(f"probe/{kind}"), Mixture(corpora, {kind: 1.0}, max_words=130), []
+        rng = random.Random(f"probe/{kind}")  # noqa: S311 - not for secrets
+        mixture, pairs = Mixture(corpora, {kind: 1.0}, max_words=130), []
         while len(pairs) < 32:
             example = mixture.draw(rng)
             source, target = tokenizer([example.source, example.target])["input_ids"]

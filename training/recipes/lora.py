@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapters.manifest import AdapterKind
 from peft import LoraConfig, TaskType, get_peft_model
 
+from adapters.manifest import AdapterKind
 from training.config import LoraRecipe
 from training.loop import seed_everything
 from training.recipes.adaptation import RunPlaces, fit, load_base
 
 
-def train_lora(recipe: LoraRecipe, places: RunPlaces, resume: bool) -> None:
+def train_lora(recipe: LoraRecipe, places: RunPlaces, *, resume: bool) -> None:
     """Train a LoRA and publish it to `places.out`.
 
     Raises:
@@ -30,4 +30,4 @@ def train_lora(recipe: LoraRecipe, places: RunPlaces, resume: bool) -> None:
         lora_alpha=recipe.lora.alpha,
         target_modules=list(recipe.lora.target_modules),
     )
-    fit(get_peft_model(base, config), tokenizer, recipe, places, AdapterKind.LORA, resume)
+    fit(get_peft_model(base, config), tokenizer, recipe, places, kind=AdapterKind.LORA, resume=resume)

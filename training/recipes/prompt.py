@@ -8,16 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from adapters.manifest import AdapterKind
 from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 from transformers import PreTrainedTokenizerFast
 
+from adapters.manifest import AdapterKind
 from training.config import PromptRecipe
 from training.loop import seed_everything
 from training.recipes.adaptation import RunPlaces, fit, load_base
 
 
-def train_prompt(recipe: PromptRecipe, places: RunPlaces, resume: bool) -> None:
+def train_prompt(recipe: PromptRecipe, places: RunPlaces, *, resume: bool) -> None:
     """Train a soft prompt and publish it to `places.out`.
 
     Raises:
@@ -27,11 +27,13 @@ def train_prompt(recipe: PromptRecipe, places: RunPlaces, resume: bool) -> None:
     seed_everything(recipe.loop.seed)
     base, tokenizer = load_base(Path(recipe.base))
     config = PromptTuningConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=recipe.prompt.num_virtual_tokens, token_dim=base.config.d_model
+        task_type=TaskType.SEQ_2_SEQ_LM,
+        num_virtual_tokens=recipe.prompt.num_virtual_tokens,
+        token_dim=base.config.d_model,
     )
     model = get_peft_model(base, config)
     start_from_words(model, tokenizer, recipe.prompt.init_text)
-    fit(model, tokenizer, recipe, places, AdapterKind.PROMPT, resume)
+    fit(model, tokenizer, recipe, places, kind=AdapterKind.PROMPT, resume=resume)
 
 
 @torch.no_grad()

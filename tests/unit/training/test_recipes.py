@@ -1,0 +1,110 @@
+"""Adapter recipes change the adapter alone, and publish folders the server's own reader accepts."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from adapters.base_spec import read_base_spec
+from adapters.codec import CodecLimits, LoraWeights, inspect_adapter, read_adapter
+
+pytestmark = pytest.mark.torch
+ABOUT = """
+adapter: {name: tickets, task: summarization, licence: MIT, data_licence: MIT, data_title: Tickets,
+  description: Sums up., prompt_template: "Sum up.\\n\\n{{ text }}", limits: Many.}
+data: {dataset: dialogsum, held_out_percent: 40.0, max_new_tokens: 5}
+loop: {max_steps: 6, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 3, checkpoint_every: 3, log_every: 1,
+  bfloat16: false}
+batch_tokens: 300
+"""
+
+
+def _train(command, tmp_path, base, data, extra):
+    from training.cli import app
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{ABOUT}\nbase: {base}\n{extra}\n")
+    arguments = [command, "--config", str(recipe), "--data", str(data), "--run", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return tmp_path / "run" / "result"
+
+
+def _hashes(folder: Path):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_train_lora_changes_only_lora_tensors(tmp_path, tiny_base, tiny_data):
+    from safetensors.numpy import load_file
+
+    before = _hashes(tiny_base)
+    out = _train("lora", tmp_path, tiny_base, tiny_data, "lora: {rank: 4, alpha: 8}")
+    assert _hashes(tiny_base) == before
+    trained = load_file(tmp_path / "run" / "checkpoint" / "weights.safetensors")
+    assert trained
+    assert all("lora_A" in name or "lora_B" in name for name in trained)
+    weights = read_adapter(out, read_base_spec(tiny_base), CodecLimits())
+    assert isinstance(weights, LoraWeights)
+    assert weights.max_rank == 4
+    assert all(module.lora_b.any() for module in weights.modules.values())
+
+
+def test_train_lora_manifest_and_card_say_what_was_made(tmp_path, tiny_base, tiny_data):
+    out = _train("lora", tmp_path, tiny_base, tiny_data, "lora: {rank: 4, alpha: 8}")
+    spec = read_base_spec(tiny_base)
+    manifest = inspect_adapter(out, spec, CodecLimits(), "tickets")
+    assert manifest.base_fingerprint == spec.fingerprint
+    assert manifest.base_weights_digest == spec.weights_digest
+    assert manifest.prompt_template == "Sum up.\n\n{{ text }}"
+    assert set(manifest.scores) == {"rouge1", "rouge2", "rougeL"}
+    card = (out / "card.md").read_text()
+    assert "LEAD-3" in card
+    assert "seed 13" in card
+    assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
+
+
+def test_train_prompt_trains_every_row_that_is_used(tmp_path, tiny_base, tiny_data):
+    import torch
+    from safetensors.torch import load_file
+    from transformers import PreTrainedTokenizerFast
+
+    out = _train("prompt", tmp_path, tiny_base, tiny_data, "prompt: {num_virtual_tokens: 5, init_text: book a table}")
+    tensors = load_file(out / "adapter_model.safetensors")
+    assert list(tensors) == ["prompt_embeddings"]
+    # PEFT keeps a second set of rows for encoder-decoder models and never uses it.
+    assert tensors["prompt_embeddings"].shape == (10, 32)
+    table = load_file(tiny_base / "model.safetensors")["shared.weight"]
+    ids = PreTrainedTokenizerFast.from_pretrained(tiny_base)("book a table", add_special_tokens=False)["input_ids"]
+    start = table[torch.tensor((ids * 10)[:10])]
+    moved = (tensors["prompt_embeddings"].float() - start.float()).abs().amax(dim=1) > 0
+    assert moved.tolist() == [True] * 5 + [False] * 5
+    weights = read_adapter(out, read_base_spec(tiny_base), CodecLimits())
+    assert weights.embeddings.shape == (5, 32)
+
+
+def test_train_unknown_key_exits_with_one_line(tmp_path, tiny_base, tiny_data):
+    from training.cli import app
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{ABOUT}\nbase: {tiny_base}\nranks: 3\n")
+    result = CliRunner().invoke(app, ["lora", "--config", str(recipe), "--data", str(tiny_data)])
+    assert result.exit_code != 0
+    assert "unknown key 'ranks'" in result.output
+
+
+def test_start_from_words_sets_every_row(tiny_base):
+    import torch
+    from peft import PromptTuningConfig, TaskType, get_peft_model
+
+    from training.recipes.adaptation import load_base
+    from training.recipes.prompt import start_from_words
+
+    base, tokenizer = load_base(tiny_base)
+    config = PromptTuningConfig(task_type=TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=3, token_dim=32)
+    model = get_peft_model(base, config)
+    start_from_words(model, tokenizer, "a table")
+    rows = model.prompt_encoder["default"].embedding.weight
+    ids = tokenizer("a table", add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(rows[0], base.shared.weight[ids[0]])
+    assert rows[-1].abs().sum() > 0
