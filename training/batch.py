@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORED_LABEL = -100
+MAX_SOURCE_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ class Batch:
     def num_tokens(self) -> int:
         """Tokens that count: unmasked encoder ids and unpadded labels."""
         return int(self.attention_mask.sum()) + int((self.labels != IGNORED_LABEL).sum())
+
+
+def cut_source(ids: list[int]) -> list[int]:
+    """Return at most 512 ids, keeping the end token.
+
+    Raises:
+        Nothing.
+    """
+    return ids if len(ids) <= MAX_SOURCE_TOKENS else [*ids[: MAX_SOURCE_TOKENS - 1], ids[-1]]
 
 
 def collate(pairs: Sequence[Pair], pad_id: int) -> Batch:

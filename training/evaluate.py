@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-MAX_SOURCE_TOKENS = 512
+from training.batch import cut_source
 
 
 class Generates(Protocol):
@@ -49,15 +49,6 @@ def generate_texts(
         for index, text in zip(chosen, tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
             answers[index] = text.strip()
     return answers
-
-
-def cut_source(ids: list[int]) -> list[int]:
-    """Return at most 512 ids, keeping the end token.
-
-    Raises:
-        Nothing.
-    """
-    return ids if len(ids) <= MAX_SOURCE_TOKENS else [*ids[: MAX_SOURCE_TOKENS - 1], ids[-1]]
 
 
 def lead_3(dialogue: str) -> str:

@@ -13,11 +13,10 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from adapters.prompting import render
-from training.batch import Pair
+from training.batch import Pair, cut_source
 from training.config import AdapterData
 from training.data.sources import SummaryRecord, is_held_out, read_summaries
 from training.errors import TrainingConfigError, TrainingDataError
-from training.evaluate import cut_source
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 from adapters.base_spec import read_base_spec
 from adapters.manifest import AdapterKind, AdapterManifest
 from adapters.scoring import RougeScorer
-from training.batch import Batch, length_batches
+from training.batch import MAX_SOURCE_TOKENS, Batch, length_batches
 from training.card import AdapterFacts, adapter_card
 from training.config import LoraRecipe, PromptRecipe, fingerprint
 from training.curve import draw_loss_curve
 from training.data.adaptation import Case, load_splits, training_pairs
-from training.evaluate import MAX_SOURCE_TOKENS, Generates, generate_texts, lead_3
+from training.evaluate import Generates, generate_texts, lead_3
 from training.export import export_adapter, write_manifest
 from training.loop import RunFolder, Trainer
 from training.model import speed_up
