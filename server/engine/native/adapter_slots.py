@@ -163,7 +163,8 @@ class ResidentAdapters(Generic[Payload]):
     def payload(self, adapter: ResolvedAdapter) -> Payload:
         """Return the weights of an adapter that a running row holds."""
         slot = self._tables[adapter.kind].find(adapter.digest)
-        assert slot is not None and slot.payload is not None
+        assert slot is not None
+        assert slot.payload is not None
         return slot.payload
 
     def begin_pass(self) -> None:

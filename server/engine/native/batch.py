@@ -58,7 +58,7 @@ class Batch:
     Attributes:
         rows: Every running row, by index.
         num_new: How many rows, the last ones, joined at this step and need their encoder pass.
-        moves: (from, to) row indices to copy before anything else, in this order: rows that fill the gaps of ended ones.
+        moves: (from, to) row indices to copy before anything else, in this order: rows that fill gaps.
         composition: Changes whenever rows join, leave or move, so that per-row tensors can be kept while it stays.
     """
 

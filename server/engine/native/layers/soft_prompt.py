@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 def embed_rows(table_VD: Tensor, prompts: Sequence[tuple[Tensor | None, Sequence[int]]]) -> Tensor:
-    """Return the embeddings of rows packed end to end, (T, D): per row its soft prompt (P, D) or None, then its text."""
+    """Return the embeddings (T, D) of rows packed end to end: each its soft prompt (P, D), if any, then its text."""
     flat_ids: list[int] = []
     places: list[tuple[int, Tensor]] = []
     for prompt_PD, token_ids in prompts:
