@@ -19,7 +19,10 @@ from training.errors import CheckpointError
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run is: steps done, place in the data, tokens and seconds spent, best held-out figure so far."""
+    """Where a run is: steps done, place in the data, tokens and seconds spent, best held-out figure so far.
+
+    `stable_until` is the step at which the run's learning rate begins to fall.
+    """
 
     step: int
     shard: int
@@ -28,6 +31,7 @@ class RunState:
     elapsed_s: float
     best: float
     fingerprint: str
+    stable_until: int
 
 
 def save_checkpoint(

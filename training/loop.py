@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from training.batch import IGNORED_LABEL, Batch
 from training.checkpoint import RunState, load_checkpoint, save_checkpoint
 from training.config import LoopConfig
+from training.errors import CheckpointError
 from training.optimizer import RelativeAdamW, learning_rate_at
 
 BatchSource = Callable[[int], Iterator[Batch]]
@@ -92,7 +93,8 @@ class Trainer:
         self.optimizer = RelativeAdamW(
             self.trainable.items(), weight_decay=config.weight_decay, relative=config.relative_updates
         )
-        self.state = RunState(0, 0, 0, 0, 0.0, float("-inf"), fingerprint)
+        stable_until = config.max_steps - round(config.max_steps * config.cooldown_share)
+        self.state = RunState(0, 0, 0, 0, 0.0, float("-inf"), fingerprint, stable_until)
         model.to(torch.bfloat16 if config.bfloat16 else torch.float32)
         self._pool = ThreadPoolExecutor(config.num_threads)
 
@@ -100,9 +102,12 @@ class Trainer:
         """Take over the run folder's latest checkpoint.
 
         Raises:
-            CheckpointError: none there, or another run's.
+            CheckpointError: none there, another run's, or one whose learning rate already fell towards another end.
         """
-        weights, moments, self.state = load_checkpoint(self.folder.checkpoint, self.fingerprint)
+        weights, moments, saved = load_checkpoint(self.folder.checkpoint, self.fingerprint)
+        if saved.step > saved.stable_until != self.state.stable_until:
+            raise CheckpointError("the checkpoint's learning rate is already falling: its length cannot change")
+        self.state = replace(saved, stable_until=self.state.stable_until)
         with torch.no_grad():
             for name, master in self.optimizer.masters.items():
                 master.copy_(weights[name])

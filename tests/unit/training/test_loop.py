@@ -7,7 +7,14 @@ import pytest
 from training.errors import CheckpointError
 
 pytestmark = pytest.mark.torch
-LOOP = {"learning_rate": 0.01, "warmup_steps": 2, "evaluate_every": 100, "log_every": 1, "checkpoint_every": 4}
+LOOP = {
+    "learning_rate": 0.01,
+    "warmup_steps": 2,
+    "evaluate_every": 100,
+    "log_every": 1,
+    "checkpoint_every": 4,
+    "num_threads": 1,
+}
 
 
 def _trainer(folder, tokenizer, max_steps, fingerprint="f", **changes):
@@ -37,12 +44,13 @@ def _losses(folder):
     }
 
 
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_resumed_run_equals_the_unbroken_run(tmp_path, tiny_tokenizer, bfloat16):
-    _trainer(tmp_path / "whole", tiny_tokenizer, 20, cooldown_share=0.2, bfloat16=bfloat16).run()
+@pytest.mark.parametrize(("bfloat16", "num_threads"), [(False, 1), (True, 2)])
+def test_resumed_run_equals_the_unbroken_run(tmp_path, tiny_tokenizer, bfloat16, num_threads):
+    kind = {"bfloat16": bfloat16, "num_threads": num_threads}
+    _trainer(tmp_path / "whole", tiny_tokenizer, 20, cooldown_share=0.2, **kind).run()
     # Stops in the stable phase of a longer run; the continuation must not notice.
-    _trainer(tmp_path / "cut", tiny_tokenizer, 8, cooldown_share=0.01, bfloat16=bfloat16).run()
-    continued = _trainer(tmp_path / "cut", tiny_tokenizer, 20, cooldown_share=0.2, bfloat16=bfloat16)
+    _trainer(tmp_path / "cut", tiny_tokenizer, 8, cooldown_share=0.01, **kind).run()
+    continued = _trainer(tmp_path / "cut", tiny_tokenizer, 20, cooldown_share=0.2, **kind)
     continued.resume()
     continued.run()
     whole, cut = _losses(tmp_path / "whole"), _losses(tmp_path / "cut")
@@ -53,7 +61,7 @@ def test_resumed_run_equals_the_unbroken_run(tmp_path, tiny_tokenizer, bfloat16)
 
 
 def test_run_loss_falls(tmp_path, tiny_tokenizer):
-    _trainer(tmp_path, tiny_tokenizer, 60).run()
+    _trainer(tmp_path, tiny_tokenizer, 40).run()
     losses = list(_losses(tmp_path).values())
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
@@ -62,6 +70,12 @@ def test_resume_checkpoint_of_another_recipe_is_refused(tmp_path, tiny_tokenizer
     _trainer(tmp_path, tiny_tokenizer, 4).run()
     with pytest.raises(CheckpointError, match="another configuration"):
         _trainer(tmp_path, tiny_tokenizer, 8, fingerprint="other").resume()
+
+
+def test_resume_to_another_length_while_cooling_down_is_refused(tmp_path, tiny_tokenizer):
+    _trainer(tmp_path, tiny_tokenizer, 8, cooldown_share=0.5).run()
+    with pytest.raises(CheckpointError, match="already falling"):
+        _trainer(tmp_path, tiny_tokenizer, 20, cooldown_share=0.5).resume()
 
 
 def test_resume_without_a_checkpoint_is_refused(tmp_path, tiny_tokenizer):
