@@ -12,7 +12,7 @@ LOOP = {
     "warmup_steps": 2,
     "evaluate_every": 100,
     "log_every": 1,
-    "checkpoint_every": 4,
+    "checkpoint_every": 8,
     "num_threads": 1,
 }
 
