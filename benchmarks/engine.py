@@ -76,7 +76,8 @@ def run_engine_benchmark(dtype: str, workload: EngineWorkload) -> dict[str, obje
         "ratio": statistics.median(ours) / statistics.median(theirs),
     }
     print(
-        f"{dtype}: native {result['native_median']:.0f} tokens/s, PEFT mixed batch {result['peft_median']:.0f} tokens/s, "
+        f"{dtype}: native {result['native_median']:.0f} tokens/s, "
+        f"PEFT mixed batch {result['peft_median']:.0f} tokens/s, "
         f"ratio {result['ratio']:.2f} (medians of {workload.num_rounds})",
         flush=True,
     )
@@ -87,6 +88,7 @@ async def _measure(
     folder: Path, peft_model: PeftModel, prompts: Tokens, dtype: str, workload: EngineWorkload
 ) -> tuple[list[float], list[float]]:
     names = [f"lora-{row % workload.num_loras}" for row in range(workload.num_rows)]
+    adapters = [ResolvedAdapter(name, AdapterKind.LORA, folder / name, rank=workload.rank) for name in names]
     config = NativeEngineConfig(str(folder / "base"), device="cpu", dtype=dtype, num_threads=workload.num_threads)
     engine = NativeEngine(config)
     await engine.start()
@@ -94,7 +96,7 @@ async def _measure(
     try:
         for measured in range(workload.num_rounds + 1):
             start_s = time.perf_counter()
-            tokens = await _serve(engine, folder, names, prompts, workload, measured)
+            tokens = await _serve(engine, adapters, prompts, workload, measured)
             middle_s = time.perf_counter()
             expected = await asyncio.to_thread(_generate, peft_model, names, prompts, workload)
             end_s = time.perf_counter()
@@ -109,12 +111,11 @@ async def _measure(
 
 
 async def _serve(
-    engine: NativeEngine, folder: Path, names: Sequence[str], prompts: Tokens, workload: EngineWorkload, turn: int
+    engine: NativeEngine, adapters: Sequence[ResolvedAdapter], prompts: Tokens, workload: EngineWorkload, turn: int
 ) -> Tokens:
     async def one(row: int) -> list[int]:
-        adapter = ResolvedAdapter(names[row], AdapterKind.LORA, folder / names[row], rank=workload.rank)
         sampling = SamplingParams(max_new_tokens=workload.num_new_tokens)
-        request = EngineRequest(f"{turn}-{row}", tuple(prompts[row]), sampling, weight_adapter=adapter)
+        request = EngineRequest(f"{turn}-{row}", tuple(prompts[row]), sampling, weight_adapter=adapters[row])
         return [token async for output in engine.submit(request) for token in output.token_ids]
 
     return list(await asyncio.gather(*(one(row) for row in range(workload.num_rows))))

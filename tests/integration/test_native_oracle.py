@@ -143,7 +143,7 @@ async def serve(engine: NativeEngine, cases: list[Case], adapters: Path, seed: i
     for index in order:
         tasks[index] = asyncio.create_task(send(index))
         steps = engine.stats().num_steps + draw.choice([0, 0, 0, 1, 2])
-        while engine.stats().num_steps < steps and engine.stats().num_running:
+        while engine.stats().num_steps < steps and engine.stats().num_running:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
     return [await tasks[index] for index in range(len(cases))]
 

@@ -3,12 +3,10 @@
 Knows no slots. Any thread; takes as long as reading the file.
 """
 
-from pathlib import Path
-
 import torch
 
 from adapters.codec import CodecLimits, LoraWeights, read_adapter
-from adapters.errors import AdapterError, InvalidAdapterError
+from adapters.errors import AdapterError, InvalidAdapterError, StoreError
 from adapters.manifest import BaseModelSpec
 from server.core.errors import ErrorCode, FailedPreconditionError, InternalError, MedleyError, code_of
 from server.engine.base import ResolvedAdapter
@@ -45,9 +43,11 @@ class AdapterLoader:
 
         Raises:
             AdapterError: If the files are not a sound adapter for this base.
-            OSError: If they cannot be read.
         """
-        weights = read_adapter(Path(adapter.path), self._base, self._limits)
+        try:
+            weights = read_adapter(adapter.path, self._base, self._limits)
+        except OSError as error:
+            raise StoreError("the adapter's files cannot be read; try again later") from error
         if isinstance(weights, LoraWeights):
             return build_lora(weights, self._targets, device=self._device, dtype=self._dtype)
         if len(weights.embeddings) != adapter.num_virtual_tokens:

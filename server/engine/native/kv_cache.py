@@ -11,6 +11,14 @@ import torch
 from torch import Tensor
 
 
+def cache_dtype(weight: Tensor) -> torch.dtype:
+    """Return the dtype to cache in, for a model whose weights are like this one.
+
+    On CPU float32 even for a bfloat16 model: batched products of one query each are 1.5 to 7 times as fast there.
+    """
+    return torch.float32 if weight.device.type == "cpu" else weight.dtype
+
+
 class KVCache:
     """The cache of every decoder layer.
 
@@ -54,8 +62,8 @@ class KVCache:
 
     def append(self, layer: int, k_BHK: Tensor, v_BHK: Tensor, row_B: Tensor, position_B: Tensor) -> None:
         """Store the newest token's key and value of each row at its position."""
-        self._self[0, layer][row_B, :, position_B] = k_BHK
-        self._self[1, layer][row_B, :, position_B] = v_BHK
+        self._self[0, layer][row_B, :, position_B] = k_BHK.to(self.dtype)
+        self._self[1, layer][row_B, :, position_B] = v_BHK.to(self.dtype)
 
     def cross(self, layer: int, num_rows: int, num_positions: int) -> tuple[Tensor, Tensor]:
         """Return views of the first rows' keys and values, (N, L, K) each."""

@@ -94,7 +94,7 @@ def sample(
     if plan.is_greedy:
         token_B = logits_BV.argmax(dim=-1)
     else:
-        score_BV = logits_BV.to(torch.float32, copy=True)
+        score_BV = logits_BV.clone()
         _process(score_BV, plan, history_BT, length_B)
         token_B = score_BV.argmax(dim=-1)
         if len(plan.sampled):
@@ -132,7 +132,7 @@ def _logprobs(logits_BV: Tensor, token_ids: Sequence[int], plan: SamplingPlan) -
     asked = [index for index in plan.num_logprobs if token_ids[index] != NOT_FINITE]
     if not asked:
         return {}
-    logprob_AV = logits_BV[asked].float().log_softmax(dim=-1)
+    logprob_AV = logits_BV[asked].log_softmax(dim=-1)
     chosen = logprob_AV.gather(1, torch.tensor([[token_ids[index]] for index in asked], device=logits_BV.device))
     best = logprob_AV.topk(max(1, *plan.num_logprobs.values()), dim=-1)
     tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from server.core.errors import FailedPreconditionError
 from server.engine.native.families.seq2seq_weights import Seq2SeqConfig, read_config, read_tensors
-from server.engine.native.kv_cache import KVCache
+from server.engine.native.kv_cache import KVCache, cache_dtype
 from server.engine.native.layers.attention import Run, one_token_attention, packed_self_attention
 from server.engine.native.layers.linear import PackedLinear
 from server.engine.native.layers.lora import LoraDelta, Target
@@ -220,7 +220,7 @@ class Seq2SeqModel:
             max_encoder_len=max_encoder_len,
             max_decoder_len=max_decoder_len,
             device=self.embedding_VD.device,
-            dtype=self.embedding_VD.dtype,
+            dtype=cache_dtype(self.embedding_VD),
         )
 
     def encode(self, x_TD: Tensor, runs: Sequence[Run], delta: LoraDelta | None) -> Tensor:
@@ -238,9 +238,9 @@ class Seq2SeqModel:
         return kv_T.view(len(kv_T), self.config.num_decoder_layers, 2, self.config.num_heads, self.config.d_kv)
 
     def decode(self, step: DecoderStep, cache: KVCache, delta: LoraDelta | None) -> Tensor:
-        """Take each row one token further; return the logits of its next token, (B, V)."""
-        bias_N1T = self._decoder_bias(step.position_B, step.num_positions)
+        """Take each row one token further; return the logits of its next token, (B, V), float32."""
+        bias_N1T = self._decoder_bias(step.position_B, step.num_positions).to(cache.dtype)
         x_BD = functional.embedding(step.token_B, self.embedding_VD)
         for layer in self._decoder:
             x_BD = layer(x_BD, step, bias_N1T, cache, delta)
-        return self._head(self._decoder_norm(x_BD) * self.config.head_scale)
+        return self._head(self._decoder_norm(x_BD) * self.config.head_scale).float()

@@ -64,7 +64,10 @@ def packed_self_attention(qkv_T: Tensor, runs: Sequence[Run], biases: Sequence[T
 
 
 def one_token_attention(q_NK: Tensor, k_NSK: Tensor, v_NSK: Tensor, bias_N1S: Tensor | None) -> Tensor:
-    """Attend from one token per row and head (N = B·H) to its cached positions; return (N, K)."""
-    q_N1K, k_NKS = q_NK.unsqueeze(1), k_NSK.transpose(1, 2)
+    """Attend from one token per row and head (N = B·H) to its cached positions; return (N, K).
+
+    Computes in the cache's dtype and returns the query's.
+    """
+    q_N1K, k_NKS = q_NK.to(k_NSK.dtype).unsqueeze(1), k_NSK.transpose(1, 2)
     score_N1S = torch.bmm(q_N1K, k_NKS) if bias_N1S is None else torch.baddbmm(bias_N1S, q_N1K, k_NKS)
-    return torch.bmm(torch.softmax(score_N1S, dim=-1), v_NSK).squeeze(1)
+    return torch.bmm(torch.softmax(score_N1S, dim=-1), v_NSK).squeeze(1).to(q_NK.dtype)

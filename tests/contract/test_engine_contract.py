@@ -1,0 +1,205 @@
+"""What every engine promises (server/engine/base.py), checked on each of them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from adapters.errors import InvalidAdapterError
+from server.core.errors import AlreadyExistsError, ResourceExhaustedError, UnavailableError
+from server.core.outputs import FinishReason
+from server.core.sampling import SamplingParams
+from server.engine.base import Engine, EngineOutput, EngineRequest, ResolvedAdapter
+from server.engine.fake import FakeEngine, FakeEngineConfig
+
+PROMPT = tuple(range(3, 253))
+LIMITS = {"max_num_waiting": 3, "max_new_tokens": 400, "max_loras": 2, "max_soft_prompts": 2}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with adapters, and a way to make the engine under test."""
+
+    adapters: Path
+    make: Callable[..., Engine]
+
+    def lora(self, name: str = "qv-2") -> ResolvedAdapter:
+        from tests.fixtures.t5_models import resolved
+
+        return resolved(self.adapters, name)
+
+
+def make_fake(**limits: int) -> Engine:
+    return FakeEngine(FakeEngineConfig(step_time_s=0.001, **limits))
+
+
+@pytest.fixture(scope="module", params=["fake", pytest.param("native", marks=pytest.mark.torch)])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    pytest.importorskip("peft", reason="the adapters are made with PEFT")
+    from tests.fixtures.t5_models import LORAS, TINY, write_loras, write_t5
+
+    folder = tmp_path_factory.mktemp("engines")
+    base = write_t5(folder / "base", TINY, is_tied=False, seed=1)
+    write_loras(folder / "adapters", base, LORAS, seed=2)
+    if request.param == "fake":
+        return Place(folder / "adapters", make_fake)
+    from server.engine.native.engine import NativeEngine, NativeEngineConfig
+
+    def make_native(**limits: int) -> Engine:
+        return NativeEngine(NativeEngineConfig(str(base), device="cpu", dtype="float32", num_threads=1, **limits))
+
+    return Place(folder / "adapters", make_native)
+
+
+@pytest.fixture
+async def engine(place: Place) -> AsyncIterator[Engine]:
+    made = place.make(**LIMITS, max_num_seqs=2)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def ask(name: str, max_new_tokens: int = 4, **fields: object) -> EngineRequest:
+    params = SamplingParams(max_new_tokens=max_new_tokens)
+    return EngineRequest(name, PROMPT, params, **fields)
+
+
+async def read(outputs: AsyncIterator[EngineOutput]) -> list[EngineOutput]:
+    return [output async for output in outputs]
+
+
+async def reason_of(outputs: AsyncIterator[EngineOutput]) -> FinishReason | None:
+    """Read to the end; the reason, after checking that there is exactly one and that it is last."""
+    found = await read(outputs)
+    assert [output.finish_reason is not None for output in found] == [False] * (len(found) - 1) + [True]
+    return found[-1].finish_reason
+
+
+async def test_submit_ends_with_one_terminal_output_and_says_queue_time_first(engine: Engine) -> None:
+    outputs = await read(engine.submit(ask("a", 4)))
+    assert [output.finish_reason for output in outputs] == [None, None, None, FinishReason.LENGTH]
+    assert [output.queue_s is not None for output in outputs] == [True, False, False, False]
+    assert sum(len(output.token_ids) for output in outputs) == 4
+
+
+async def test_submit_same_request_twice_gives_the_same_tokens(engine: Engine) -> None:
+    first, second = await asyncio.gather(*(read(engine.submit(ask(name, 8))) for name in "ab"))
+    assert [output.token_ids for output in first] == [output.token_ids for output in second]
+
+
+async def test_submit_adapter_changes_the_answer_and_becomes_resident(engine: Engine, place: Place) -> None:
+    plain = await read(engine.submit(ask("a", 8)))
+    adapted = await read(engine.submit(ask("b", 8, weight_adapter=place.lora())))
+    assert [output.token_ids for output in plain] != [output.token_ids for output in adapted]
+    assert engine.stats().resident == (place.lora().digest,)
+
+
+async def test_submit_more_adapters_than_slots_serves_all(engine: Engine, place: Place) -> None:
+    names = ["qv-2", "cross-4", "all-linear-8"]
+    answers = [read(engine.submit(ask(name, 3, weight_adapter=place.lora(name)))) for name in names]
+    assert [len(answer) for answer in await asyncio.gather(*answers)] == [3, 3, 3]
+    assert engine.stats().num_adapter_evictions > 0
+
+
+async def test_submit_id_in_flight_is_refused_until_it_ended(engine: Engine) -> None:
+    outputs = engine.submit(ask("a", 50))
+    with pytest.raises(AlreadyExistsError):
+        engine.submit(ask("a"))
+    await read(outputs)
+    assert await reason_of(engine.submit(ask("a"))) is FinishReason.LENGTH
+
+
+async def test_submit_full_queue_is_refused_and_the_accepted_are_served(engine: Engine) -> None:
+    accepted: list[AsyncIterator[EngineOutput]] = []
+
+    def flood() -> None:
+        for number in range(10):
+            accepted.append(engine.submit(ask(str(number), 100)))  # noqa: PERF401
+
+    with pytest.raises(ResourceExhaustedError):
+        flood()
+    assert 3 <= len(accepted) <= 5
+    assert {await reason_of(outputs) for outputs in accepted} == {FinishReason.LENGTH}
+
+
+async def test_abort_running_and_waiting_requests_end_with_abort(engine: Engine) -> None:
+    outputs = [engine.submit(ask(str(number), 400)) for number in range(3)]
+    await anext(outputs[0])
+    for number in (0, 2):
+        engine.abort(str(number))
+    engine.abort("unknown")
+    assert [await reason_of(outputs[number]) for number in (0, 2)] == [FinishReason.ABORT] * 2
+    engine.abort("1")
+    assert await reason_of(outputs[1]) is FinishReason.ABORT
+
+
+async def test_close_early_frees_the_row_and_the_id(engine: Engine) -> None:
+    outputs = engine.submit(ask("a", 400))
+    await anext(outputs)
+    await outputs.aclose()
+    await outputs.aclose()
+    assert await read(outputs) == []
+    async with asyncio.timeout(5):
+        while engine.stats().num_running:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_deadline_running_and_waiting_requests_end_with_deadline(engine: Engine) -> None:
+    deadline_s = time.monotonic() + 0.05
+    requests = [ask(str(number), 400, deadline_s=deadline_s) for number in range(3)]
+    reasons = await asyncio.gather(*(reason_of(engine.submit(request)) for request in requests))
+    assert reasons == [FinishReason.DEADLINE] * 3
+
+
+async def test_drain_lets_requests_finish_and_refuses_new_ones(engine: Engine) -> None:
+    outputs = engine.submit(ask("a", 20))
+    await engine.drain(grace_s=30)
+    assert await reason_of(outputs) is FinishReason.LENGTH
+    with pytest.raises(UnavailableError):
+        engine.submit(ask("b"))
+
+
+async def test_drain_grace_over_aborts_what_is_left(engine: Engine) -> None:
+    outputs = [engine.submit(ask(str(number), 400)) for number in range(3)]
+    await engine.drain(grace_s=0.01)
+    assert [await reason_of(each) for each in outputs] == [FinishReason.ABORT] * 3
+
+
+async def test_stop_gives_every_open_request_its_end(place: Place) -> None:
+    made = place.make(**LIMITS, max_num_seqs=1)
+    await made.start()
+    outputs = [made.submit(ask(str(number), 400)) for number in range(3)]
+    await anext(outputs[0])
+    await made.stop()
+    assert [await reason_of(each) for each in outputs] == [FinishReason.ABORT] * 3
+    assert made.stats().alive is False
+    with pytest.raises(UnavailableError):
+        made.submit(ask("late"))
+
+
+async def test_check_adapter_sound_one_passes_and_missing_files_do_not(engine: Engine, place: Place) -> None:
+    await engine.check_adapter(place.lora())
+    (place.adapters / "empty").mkdir(exist_ok=True)
+    missing = ResolvedAdapter("00", place.lora().kind, place.adapters / "empty", rank=2)
+    with pytest.raises(InvalidAdapterError):
+        await engine.check_adapter(missing)
+
+
+async def test_pin_adapter_stays_through_evictions(engine: Engine, place: Place) -> None:
+    await engine.pin_adapter(place.lora())
+    for name in ("cross-4", "all-linear-8", "attention-4"):
+        await read(engine.submit(ask(name, 1, weight_adapter=place.lora(name))))
+    assert place.lora().digest in engine.stats().resident
+    await engine.pin_adapter(place.lora("cross-4"))
+    with pytest.raises(ResourceExhaustedError):
+        await engine.pin_adapter(place.lora("all-linear-8"))
+    engine.unpin_adapter(place.lora().digest)
+    await engine.pin_adapter(place.lora("all-linear-8"))
+
+
+async def test_info_repeats_the_limits(engine: Engine) -> None:
+    assert {name: getattr(engine.info, name) for name in LIMITS} == LIMITS
+    assert engine.info.base.linear_shapes

@@ -1,0 +1,165 @@
+"""Residency: least recently used goes first, users and pins stay, nobody waits for ever."""
+
+from pathlib import Path
+
+import pytest
+
+from adapters.manifest import AdapterKind
+from server.core.errors import ResourceExhaustedError
+from server.core.sampling import SamplingParams
+from server.engine.base import EngineRequest, ResolvedAdapter
+from server.engine.native.adapter_slots import ResidentAdapters
+from server.engine.native.batch import Row
+
+
+def lora(name: str) -> ResolvedAdapter:
+    return ResolvedAdapter(name, AdapterKind.LORA, Path(name), rank=4)
+
+
+def prompt(name: str) -> ResolvedAdapter:
+    return ResolvedAdapter(name, AdapterKind.PROMPT, Path(name), num_virtual_tokens=4)
+
+
+def row(name: str, *adapters: ResolvedAdapter) -> Row:
+    by_kind = {adapter.kind: adapter for adapter in adapters}
+    request = EngineRequest(
+        name, (5,), SamplingParams(), by_kind.get(AdapterKind.LORA), by_kind.get(AdapterKind.PROMPT)
+    )
+    return Row(request, arrival_s=0.0, seed=0)
+
+
+class Device:
+    """Slots whose loads end at once, or when told."""
+
+    def __init__(self, num_loras: int = 2, num_prompts: int = 2, *, is_instant: bool = True) -> None:
+        self.loading: list[ResolvedAdapter] = []
+        slots = {AdapterKind.LORA: num_loras, AdapterKind.PROMPT: num_prompts}
+        self.adapters: ResidentAdapters[str] = ResidentAdapters(slots, self.loading.append)
+        self._is_instant = is_instant
+
+    def ask(self, *rows: Row) -> list[bool]:
+        self.adapters.begin_pass()
+        answers = [self.adapters.admit(each) for each in rows]
+        if self._is_instant:
+            self.finish_loading()
+        return answers
+
+    def finish_loading(self) -> None:
+        for adapter in self.loading:
+            self.adapters.loaded(adapter, adapter.digest)
+        self.loading.clear()
+
+    def run(self, each: Row) -> None:
+        self.ask(each)
+        assert self.ask(each) == [True]
+
+
+def test_admit_base_row_needs_no_slot() -> None:
+    assert Device(num_loras=0).ask(row("r")) == [True]
+
+
+def test_admit_absent_adapter_loads_once_and_admits_after() -> None:
+    device = Device(is_instant=False)
+    first, second = row("1", lora("a")), row("2", lora("a"))
+    assert device.ask(first, second) == [False, False]
+    assert [adapter.digest for adapter in device.loading] == ["a"]
+    device.finish_loading()
+    assert device.ask(first, second) == [True, True]
+    assert device.adapters.payload(lora("a")) == "a"
+
+
+def test_admit_full_slots_evicts_least_recently_used() -> None:
+    device = Device()
+    for name in ("a", "b", "a", "c"):
+        each = row(f"r-{name}", lora(name))
+        device.run(each)
+        device.adapters.release(each)
+    assert set(device.adapters.resident) == {"a", "c"}
+    assert (device.adapters.num_loads, device.adapters.num_evictions) == (3, 1)
+
+
+def test_admit_slots_in_use_waits_until_one_is_released() -> None:
+    device = Device(num_loras=1)
+    running, waiting = row("1", lora("a")), row("2", lora("b"))
+    device.run(running)
+    assert device.ask(waiting) == [False]
+    assert device.adapters.resident == ("a",)
+    device.adapters.release(running)
+    device.run(waiting)
+    assert device.adapters.resident == ("b",)
+
+
+def test_admit_row_waiting_for_a_slot_is_not_starved_by_later_rows() -> None:
+    device = Device(num_loras=1)
+    running = row("0", lora("a"))
+    device.run(running)
+    blocked = row("1", lora("b"))
+    later = [row(str(number), lora("a")) for number in range(2, 5)]
+    base = row("9")
+    assert device.ask(blocked, *later, base) == [False, False, False, False, True]
+    device.adapters.release(running)
+    device.run(blocked)
+
+
+def test_admit_two_adapters_takes_both_or_none() -> None:
+    device = Device(num_loras=1, num_prompts=1)
+    running = row("0", prompt("p"))
+    device.run(running)
+    assert device.ask(row("1", lora("a"), prompt("q"))) == [False]
+    assert device.adapters.resident == ("p",)
+    device.run(row("2", lora("b")))
+
+
+def test_admit_all_slots_pinned_refuses_instead_of_waiting_for_ever() -> None:
+    device = Device(num_loras=1)
+    device.adapters.pin(lora("a"))
+    device.finish_loading()
+    with pytest.raises(ResourceExhaustedError):
+        device.ask(row("1", lora("b")))
+
+
+def test_pin_keeps_an_adapter_until_unpinned() -> None:
+    device = Device()
+    assert device.adapters.pin(lora("a")) is False
+    device.finish_loading()
+    assert device.adapters.pin(lora("a")) is True
+    for name in ("b", "c"):
+        each = row(name, lora(name))
+        device.run(each)
+        device.adapters.release(each)
+    assert set(device.adapters.resident) == {"a", "c"}
+    device.adapters.unpin("a")
+    device.adapters.unpin("a")
+    device.adapters.unpin("unknown")
+    device.run(row("d", lora("d")))
+    assert set(device.adapters.resident) == {"c", "d"}
+
+
+def test_pin_all_in_use_refuses() -> None:
+    device = Device(num_loras=1)
+    device.run(row("1", lora("a")))
+    with pytest.raises(ResourceExhaustedError):
+        device.adapters.pin(lora("b"))
+
+
+def test_failed_load_names_its_waiters_and_frees_the_slot() -> None:
+    device = Device(num_loras=1, is_instant=False)
+    first, second = row("1", lora("a")), row("2", lora("a"))
+    device.ask(first, second)
+    assert device.adapters.failed(lora("a")) == {"1", "2"}
+    for each in (first, second):
+        device.adapters.release(each)
+    device.loading.clear()
+    assert device.ask(row("3", lora("b"))) == [False]
+    device.finish_loading()
+    assert device.adapters.resident == ("b",)
+
+
+def test_loading_slot_without_users_is_not_evicted() -> None:
+    device = Device(num_loras=1, is_instant=False)
+    cancelled = row("1", lora("a"))
+    device.ask(cancelled)
+    device.adapters.release(cancelled)
+    assert device.ask(row("2", lora("b"))) == [False]
+    device.finish_loading()
+    assert device.adapters.resident == ("a",)

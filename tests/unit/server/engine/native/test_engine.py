@@ -1,0 +1,264 @@
+"""The native engine when things go wrong: one bad row, one bad adapter, one bad step, a dead loop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("peft", reason="the adapters are made with PEFT")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from adapters.errors import InvalidAdapterError  # noqa: E402
+from adapters.manifest import AdapterKind  # noqa: E402
+from server.core.errors import (  # noqa: E402
+    ErrorCode,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from server.core.outputs import FinishReason  # noqa: E402
+from server.core.sampling import SamplingParams  # noqa: E402
+from server.engine.base import EngineOutput, EngineRequest, ResolvedAdapter  # noqa: E402
+from server.engine.native.batch import Batch, StepOutput  # noqa: E402
+from server.engine.native.engine import NativeEngine, NativeEngineConfig  # noqa: E402
+from tests.fixtures.t5_models import (  # noqa: E402
+    LORAS,
+    PROMPTS,
+    TINY,
+    resolved,
+    write_loras,
+    write_prompts,
+    write_t5,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("tiny")
+    write_t5(made / "base", TINY, is_tied=False, seed=1)
+    write_loras(made, made / "base", {name: LORAS[name] for name in ("qv-2", "all-linear-8")}, seed=2)
+    write_prompts(made, made / "base", {"prompt-8": PROMPTS["prompt-8"]}, seed=3)
+    return made
+
+
+def make(folder: Path, **options: object) -> NativeEngine:
+    fixed = {"device": "cpu", "dtype": "float32", "num_threads": 1, "max_model_len": 64, "max_num_batched_tokens": 64}
+    return NativeEngine(NativeEngineConfig(str(folder / "base"), **{**fixed, **options}))
+
+
+@pytest.fixture
+async def engine(folder: Path) -> AsyncIterator[NativeEngine]:
+    made = make(folder)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def ask(name: str, adapter: ResolvedAdapter | None = None, **params: object) -> EngineRequest:
+    sampling = SamplingParams(**{"max_new_tokens": 6, **params})
+    is_prompt = adapter is not None and adapter.kind is AdapterKind.PROMPT
+    return EngineRequest(
+        name,
+        tuple(range(3, 23)),
+        sampling,
+        weight_adapter=None if is_prompt else adapter,
+        soft_prompt=adapter if is_prompt else None,
+    )
+
+
+async def read(outputs: AsyncIterator[EngineOutput]) -> list[EngineOutput]:
+    return [output async for output in outputs]
+
+
+def tokens(outputs: list[EngineOutput]) -> list[int]:
+    return [token for output in outputs for token in output.token_ids]
+
+
+def damaged(folder: Path, tmp_path: Path, name: str, value: float, digest: str) -> ResolvedAdapter:
+    """A copy of an adapter whose weights are all ``value``."""
+    target = tmp_path / digest
+    target.mkdir()
+    (target / "adapter_config.json").write_bytes((folder / name / "adapter_config.json").read_bytes())
+    weights = load_file(folder / name / "adapter_model.safetensors")
+    save_file(
+        {key: torch.full_like(tensor, value) for key, tensor in weights.items()}, target / "adapter_model.safetensors"
+    )
+    given = resolved(folder, name)
+    return ResolvedAdapter(digest, given.kind, target, given.num_virtual_tokens, given.rank)
+
+
+def overflowing(engine: NativeEngine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedAdapter:
+    """An adapter that passed every check at load and still gives NaN, as an overflow in the middle would."""
+    given = resolved(folder, "all-linear-8")
+    load = engine._loader.load
+
+    @torch.inference_mode()
+    def spoil(adapter: ResolvedAdapter) -> object:
+        payload = load(adapter)
+        if adapter.digest == "spoilt":
+            for site in payload.values():
+                site.a_IR.fill_(float("nan"))
+        return payload
+
+    monkeypatch.setattr(engine._loader, "load", spoil)
+    monkeypatch.setattr(engine._steps, "_load", spoil)
+    return ResolvedAdapter("spoilt", given.kind, given.path, rank=given.rank)
+
+
+async def test_adapter_that_cannot_be_loaded_fails_its_requests_alone(
+    engine: NativeEngine, folder: Path, tmp_path: Path
+) -> None:
+    bad = damaged(folder, tmp_path, "qv-2", float("nan"), "nan")
+    alone = tokens(await read(engine.submit(ask("alone"))))
+    first, second, base = await asyncio.gather(
+        *(read(engine.submit(ask(name, adapter))) for name, adapter in (("1", bad), ("2", bad), ("3", None)))
+    )
+    for failed in (first, second):
+        assert [output.finish_reason for output in failed] == [FinishReason.ERROR]
+        assert failed[0].error is not None
+        assert failed[0].error.code is ErrorCode.INVALID_ARGUMENT
+    assert tokens(base) == alone
+    assert engine.stats().resident == ()
+
+
+async def test_row_whose_logits_are_not_finite_fails_alone_and_leaves_no_trace(
+    engine: NativeEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = overflowing(engine, folder, monkeypatch)
+    sound = resolved(folder, "qv-2")
+    alone = [tokens(await read(engine.submit(ask(f"a{i}", adapter)))) for i, adapter in enumerate((None, sound))]
+    for turn in range(3):
+        failed, base, adapted = await asyncio.gather(
+            *(read(engine.submit(ask(f"{turn}{i}", adapter))) for i, adapter in enumerate((bad, None, sound)))
+        )
+        assert failed[-1].finish_reason is FinishReason.ERROR
+        assert "not finite" in failed[-1].error.message
+        assert [tokens(base), tokens(adapted)] == alone
+
+
+async def test_check_adapter_not_finite_is_refused_beside_running_rows(
+    engine: NativeEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = overflowing(engine, folder, monkeypatch)
+    alone = tokens(await read(engine.submit(ask("alone", max_new_tokens=100))))
+    running = engine.submit(ask("running", max_new_tokens=100))
+    first = await anext(running)
+    with pytest.raises(InvalidAdapterError):
+        await engine.check_adapter(bad)
+    await engine.check_adapter(resolved(folder, "prompt-8"))
+    assert [*first.token_ids, *tokens(await read(running))] == alone
+
+
+async def test_soft_prompt_of_another_length_than_on_record_is_refused(engine: NativeEngine, folder: Path) -> None:
+    given = resolved(folder, "prompt-8")
+    wrong = ResolvedAdapter("other", given.kind, given.path, num_virtual_tokens=7)
+    (output,) = await read(engine.submit(ask("a", wrong)))
+    assert output.finish_reason is FinishReason.ERROR
+
+
+async def test_step_that_breaks_ends_its_rows_with_error_and_the_engine_lives_on(
+    engine: NativeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = tokens(await read(engine.submit(ask("alone"))))
+    whole = engine._runner.execute
+    calls = 0
+
+    def breaks_once(batch: Batch) -> StepOutput:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise RuntimeError("out of memory, say")
+        return whole(batch)
+
+    monkeypatch.setattr(engine._runner, "execute", breaks_once)
+    broken = await asyncio.gather(*(read(engine.submit(ask(name))) for name in "ab"))
+    assert [answer[-1].finish_reason for answer in broken] == [FinishReason.ERROR] * 2
+    assert tokens(await read(engine.submit(ask("after")))) == alone
+    assert engine.stats().alive
+
+
+async def test_loop_that_dies_ends_everything_and_refuses_more(
+    engine: NativeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = [engine.submit(ask(name, max_new_tokens=200)) for name in "ab"]
+    await anext(outputs[0])
+
+    def dies(now_s: float) -> list[object]:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(engine._steps._scheduler, "expire", dies)
+    ends = [(await read(each))[-1] for each in outputs]
+    assert [end.finish_reason for end in ends] == [FinishReason.ERROR] * 2
+    assert all(isinstance(end.error, UnavailableError) for end in ends)
+    assert not engine.stats().alive
+    with pytest.raises(UnavailableError):
+        engine.submit(ask("late"))
+    with pytest.raises(UnavailableError):
+        await engine.pin_adapter(ResolvedAdapter("x", AdapterKind.LORA, Path("x")))
+
+
+async def test_sampling_seeded_is_the_same_alone_and_in_a_crowd(engine: NativeEngine, folder: Path) -> None:
+    params = {"temperature": 1.2, "top_p": 0.9, "seed": 7, "max_new_tokens": 12}
+    alone = tokens(await read(engine.submit(ask("alone", **params))))
+    crowd = [engine.submit(ask(str(i), resolved(folder, "qv-2"), temperature=1.0, seed=i)) for i in range(5)]
+    inside = engine.submit(ask("inside", **params))
+    await asyncio.gather(*(read(each) for each in crowd))
+    assert tokens(await read(inside)) == alone
+    assert tokens(await read(engine.submit(ask("other", **{**params, "seed": 8})))) != alone
+
+
+async def test_logprobs_come_with_each_token(engine: NativeEngine) -> None:
+    outputs = await read(engine.submit(ask("a", num_logprobs=3)))
+    for output in outputs:
+        ((token_id,), (logprob,)) = output.token_ids, output.logprobs
+        assert logprob.token_id == token_id == logprob.top[0].token_id
+        assert logprob.logprob == logprob.top[0].logprob <= 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt_token_ids": ()}, "prompt"),
+        ({"prompt_token_ids": (5,) * 65}, "prompt"),
+        ({"prompt_token_ids": (300,)}, "prompt"),
+        ({"prompt_token_ids": (-1,)}, "prompt"),
+        ({"sampling": SamplingParams(max_new_tokens=1000)}, "max_new_tokens"),
+    ],
+)
+async def test_submit_beyond_the_limits_is_refused(engine: NativeEngine, fields: dict[str, object], param: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        engine.submit(
+            EngineRequest(**{"request_id": "a", "prompt_token_ids": (5,), "sampling": SamplingParams(), **fields})
+        )
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "fields", [{"device": "tpu"}, {"dtype": "int8"}, {"max_loras": 0}, {"max_num_batched_tokens": 9}]
+)
+def test_config_out_of_range_is_refused(folder: Path, fields: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        make(folder, **fields)
+
+
+async def test_start_folder_without_a_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FailedPreconditionError):
+        await NativeEngine(NativeEngineConfig(str(tmp_path))).start()
+
+
+async def test_bfloat16_prefers_the_tokens_float32_prefers(folder: Path, engine: NativeEngine) -> None:
+    exact = await read(engine.submit(ask("a", num_logprobs=0, max_new_tokens=1)))
+    rounded_engine = make(folder, dtype="bfloat16")
+    await rounded_engine.start()
+    try:
+        rounded = await read(rounded_engine.submit(ask("a", num_logprobs=20, max_new_tokens=1)))
+    finally:
+        await rounded_engine.stop()
+    # The logits span about 25; bfloat16 keeps 8 bits of each number on the way, so half a unit is what it may cost.
+    (best,) = exact[0].logprobs
+    found = {top.token_id: top.logprob for top in rounded[0].logprobs[0].top}
+    assert found[best.token_id] == pytest.approx(best.logprob, abs=0.5)
