@@ -49,7 +49,7 @@ def load_corpora(data_dir: Path, held_out: bool = False, num_paragraphs: int = 4
 
     Args:
         data_dir: folder of the corpora.
-        held_out: give the held-out dialogues instead of the training ones.
+        held_out: give the held-out dialogues, and the summaries of the validation splits, instead of the training ones.
         num_paragraphs: how many book paragraphs to keep, spread evenly over the file.
 
     Raises:
@@ -64,8 +64,9 @@ def load_corpora(data_dir: Path, held_out: bool = False, num_paragraphs: int = 4
         for name in _DIALOGUE_SHARES
     }
     paragraphs = read_paragraphs(data_dir)
+    splits = ("val", "validation") if held_out else ("train",)
     summaries = {
-        name: [record for record in read_summaries(data_dir, name) if record.split == "train"]
+        name: [record for record in read_summaries(data_dir, name) if record.split in splits]
         for name in ("crd3", "tweetsumm", "mts_dialog")
     }
     summaries["crd3"] = [record for record in summaries["crd3"] if (record.score or 0.0) >= MIN_CRD3_SCORE]
