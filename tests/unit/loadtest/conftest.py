@@ -237,7 +237,13 @@ class GrpcFace(
 async def server() -> AsyncIterator[FakeServer]:
     fake = FakeServer()
     config = uvicorn.Config(
-        HttpFace(fake), port=0, lifespan="off", log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=0
+        HttpFace(fake),
+        port=0,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        ws="none",
+        timeout_graceful_shutdown=0,
     )
     config.load()
     # Started and stopped by hand: its own loop looks for the end only ten times a second.
