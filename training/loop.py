@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from training.batch import IGNORED_LABEL, Batch
 from training.checkpoint import RunState, load_checkpoint, save_checkpoint
 from training.config import LoopConfig
-from training.errors import CheckpointError
+from training.errors import CheckpointError, TrainingDataError
 from training.optimizer import RelativeAdamW, learning_rate_at
 
 BatchSource = Callable[[int], Iterator[Batch]]
@@ -74,8 +74,8 @@ class Trainer:
         """Take the model and everything around it.
 
         Args:
-            model: its forward takes input_ids, attention_mask, labels and gives `.loss`; only parameters that require
-                a gradient are updated and checkpointed.
+            model: its forward takes input_ids, attention_mask and decoder_input_ids and gives `.logits`; only parameters
+                that require a gradient are updated and checkpointed.
             config: lengths, rates and intervals.
             batches: shard number -> that shard's batches, always the same for the same number.
             folder: of this run.
@@ -96,7 +96,6 @@ class Trainer:
         stable_until = config.max_steps - round(config.max_steps * config.cooldown_share)
         self.state = RunState(0, 0, 0, 0, 0.0, float("-inf"), fingerprint, stable_until)
         model.to(torch.bfloat16 if config.bfloat16 else torch.float32)
-        self._pool = ThreadPoolExecutor(config.num_threads)
 
     def resume(self) -> None:
         """Take over the run folder's latest checkpoint.
@@ -113,20 +112,27 @@ class Trainer:
                 master.copy_(weights[name])
         self.optimizer.write_back()
         self.optimizer.load_state(moments, self.state.step)
+        self._forget_lost_steps()
 
     def run(self) -> RunState:
         """Train until `max_steps`; checkpoints, logs and evaluates on the way.
 
         Raises:
             FloatingPointError: the loss is not finite.
+            TrainingDataError: a shard has no batches.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(self.config.num_threads)
+        with ThreadPoolExecutor(self.config.num_threads) as pool:
+            self._run(pool)
+        return self.state
+
+    def _run(self, pool: ThreadPoolExecutor) -> None:
         window: list[float] = []
         window_tokens, window_start = 0, time.monotonic()
         for batch in self._stream():
             started = time.monotonic()
-            window.append(self._step(batch))
+            window.append(self._step(batch, pool))
             window_tokens += batch.num_tokens
             self.state = replace(
                 self.state,
@@ -143,24 +149,26 @@ class Trainer:
                 self._evaluate()
             if step % self.config.checkpoint_every == 0 or last:
                 save_checkpoint(self.folder.checkpoint, self.optimizer.masters, self.optimizer.state(), self.state)
-        return self.state
 
     def _stream(self) -> Iterator[Batch]:
         """Give batches from where the state stands, shard after shard, until `max_steps`."""
         while self.state.step < self.config.max_steps:
+            index = -1
             for index, batch in enumerate(self.batches(self.state.shard)):
                 if index < self.state.batch:
                     continue
                 if self.state.step >= self.config.max_steps:
                     return
                 yield batch
+            if index < 0:
+                raise TrainingDataError("no training pair fits the length limits and the tokens of a batch")
             self.state = replace(self.state, shard=self.state.shard + 1, batch=0)
 
-    def _step(self, batch: Batch) -> float:
+    def _step(self, batch: Batch, pool: ThreadPoolExecutor) -> float:
         num_labels = int((batch.labels != IGNORED_LABEL).sum())
         # One thread a part, each with its own graph: unlike threads inside an operation, they wait for each other once
         # a step, so another program on the machine costs its share of time and no more.
-        results = list(self._pool.map(lambda part: self._part(part, num_labels), self._parts(batch)))
+        results = list(pool.map(lambda part: self._part(part, num_labels), self._parts(batch)))
         loss = sum(value for value, _ in results)
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss is {loss} at step {self.state.step}")
@@ -219,6 +227,12 @@ class Trainer:
         _say(f"  held out at step {self.state.step}: {json.dumps(figures)}")
         if self.keep:
             self.state = replace(self.state, best=max(self.state.best, self.keep(self.state.step, figures)))
+
+    def _forget_lost_steps(self) -> None:
+        """Drop log lines of steps after the checkpoint: they will be done, and written, again."""
+        lines = self.folder.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["step"] <= self.state.step]
+        self.folder.log.write_text("".join(kept), encoding="utf-8")
 
     def _write(self, record: dict[str, float]) -> None:
         with self.folder.log.open("a", encoding="utf-8") as handle:

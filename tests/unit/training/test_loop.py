@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from training.errors import CheckpointError
+from training.errors import CheckpointError, TrainingDataError
 
 pytestmark = pytest.mark.torch
 LOOP = {
@@ -37,11 +37,8 @@ def _trainer(folder, tokenizer, max_steps, fingerprint="f", **changes):
 
 
 def _losses(folder):
-    return {
-        record["step"]: record["loss"]
-        for record in map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-        if "loss" in record
-    }
+    records = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [(record["step"], record["loss"]) for record in records if "loss" in record]
 
 
 @pytest.mark.parametrize(("bfloat16", "num_threads"), [(False, 1), (True, 2)])
@@ -51,10 +48,12 @@ def test_resumed_run_equals_the_unbroken_run(tmp_path, tiny_tokenizer, bfloat16,
     # Stops in the stable phase of a longer run; the continuation must not notice.
     _trainer(tmp_path / "cut", tiny_tokenizer, 8, cooldown_share=0.01, **kind).run()
     continued = _trainer(tmp_path / "cut", tiny_tokenizer, 20, cooldown_share=0.2, **kind)
+    with (tmp_path / "cut" / "log.jsonl").open("a") as log:
+        log.write('{"step": 9, "loss": 0.0}\n')  # done after the checkpoint, and lost
     continued.resume()
     continued.run()
     whole, cut = _losses(tmp_path / "whole"), _losses(tmp_path / "cut")
-    assert list(whole) == list(range(1, 21))
+    assert [step for step, _ in whole] == list(range(1, 21))
     assert cut == whole
     weights = (tmp_path / "whole" / "checkpoint" / "weights.safetensors").read_bytes()
     assert (tmp_path / "cut" / "checkpoint" / "weights.safetensors").read_bytes() == weights
@@ -62,8 +61,15 @@ def test_resumed_run_equals_the_unbroken_run(tmp_path, tiny_tokenizer, bfloat16,
 
 def test_run_loss_falls(tmp_path, tiny_tokenizer):
     _trainer(tmp_path, tiny_tokenizer, 40).run()
-    losses = list(_losses(tmp_path).values())
+    losses = [loss for _, loss in _losses(tmp_path)]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_run_no_pair_that_fits_is_refused(tmp_path, tiny_tokenizer):
+    trainer = _trainer(tmp_path, tiny_tokenizer, 4)
+    trainer.batches = lambda _epoch: iter(())
+    with pytest.raises(TrainingDataError, match="no training pair fits"):
+        trainer.run()
 
 
 def test_resume_checkpoint_of_another_recipe_is_refused(tmp_path, tiny_tokenizer):
