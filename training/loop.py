@@ -74,8 +74,8 @@ class Trainer:
         """Take the model and everything around it.
 
         Args:
-            model: its forward takes input_ids, attention_mask and decoder_input_ids and gives `.logits`; only parameters
-                that require a gradient are updated and checkpointed.
+            model: its forward takes input_ids, attention_mask and decoder_input_ids and gives `.logits`; only
+                parameters that require a gradient are updated and checkpointed.
             config: lengths, rates and intervals.
             batches: shard number -> that shard's batches, always the same for the same number.
             folder: of this run.
