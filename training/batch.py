@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 IGNORED_LABEL = -100
 MAX_SOURCE_TOKENS = 512
+MAX_TARGET_TOKENS = 192
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from adapters.prompting import render
-from training.batch import Pair, cut_source
+from training.batch import MAX_TARGET_TOKENS, Pair, cut_source
 from training.config import AdapterData
 from training.data.sources import SummaryRecord, is_held_out, read_summaries
 from training.errors import TrainingConfigError, TrainingDataError
@@ -65,14 +65,18 @@ def load_splits(data: AdapterData, prompt_template: str, data_dir: Path) -> Adap
 
 
 def training_pairs(cases: Sequence[Case], tokenizer: PreTrainedTokenizerFast) -> list[Pair]:
-    """Tokenise every (prompt, reference); long dialogues are cut to what the model reads.
+    """Tokenise every (prompt, reference); long dialogues are cut to what the model reads, long answers to 192 tokens.
+
+    A cut answer ends without the end token: the model learns its beginning, and not that it would end there.
 
     Raises:
         Nothing.
     """
     texts = [text for case in cases for reference in case.references for text in (case.prompt, reference)]
     ids = tokenizer(texts)["input_ids"]
-    return [Pair(cut_source(source), target) for source, target in zip(ids[::2], ids[1::2], strict=True)]
+    return [
+        Pair(cut_source(source), target[:MAX_TARGET_TOKENS]) for source, target in zip(ids[::2], ids[1::2], strict=True)
+    ]
 
 
 def _answers(record: SummaryRecord, target: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 from adapters.base_spec import read_base_spec
 from adapters.manifest import AdapterKind, AdapterManifest
 from adapters.scoring import RougeScorer
-from training.batch import MAX_SOURCE_TOKENS, Batch, length_batches
+from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, length_batches
 from training.card import AdapterFacts, adapter_card
 from training.config import LoraRecipe, PromptRecipe, fingerprint
 from training.curve import draw_loss_curve
@@ -27,7 +27,6 @@ from training.export import export_adapter, write_manifest
 from training.loop import RunFolder, Trainer
 from training.model import speed_up
 
-MAX_TARGET_TOKENS = 192
 SCORES = ("rouge1", "rouge2", "rougeL")
 
 

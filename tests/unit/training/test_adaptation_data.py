@@ -50,6 +50,16 @@ def test_load_splits_nothing_held_out_is_refused(tiny_data):
         _splits(AdapterData("dialogsum", held_out_percent=0.0), tiny_data)
 
 
+def test_training_pairs_long_texts_are_cut_not_dropped(tiny_tokenizer):
+    from training.data.adaptation import Case, training_pairs
+
+    pairs = training_pairs([Case("", "a " * 600, ("b c " * 300,)), Case("", "a", ("b",))], tiny_tokenizer)
+    assert [len(pairs[0].source), len(pairs[0].target)] == [512, 192]
+    assert pairs[0].source[-1] == tiny_tokenizer.eos_token_id
+    assert pairs[0].target[-1] != tiny_tokenizer.eos_token_id
+    assert pairs[1].target[-1] == tiny_tokenizer.eos_token_id
+
+
 def test_read_summaries_missing_file_is_named(tmp_path):
     with pytest.raises(TrainingDataError, match="crd3"):
         read_summaries(tmp_path, "crd3")
