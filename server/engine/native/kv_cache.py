@@ -55,15 +55,21 @@ class KVCache:
         self._self = torch.zeros(*shape, max_decoder_len, head_width, device=device, dtype=dtype)
         self._cross_N = self._cross.flatten(2, 3)
         self._self_N = self._self.flatten(2, 3)
+        self._self_flat = self._self.flatten(2, 4)
 
     def write_cross(self, row: int, kv_L: Tensor) -> None:
         """Store a row's cross keys and values of all layers; ``kv_L`` is (L, layers, 2, H, K)."""
         self._cross[:, :, row, :, : len(kv_L)] = kv_L.permute(2, 1, 3, 0, 4)
 
-    def append(self, layer: int, k_BHK: Tensor, v_BHK: Tensor, row_B: Tensor, position_B: Tensor) -> None:
-        """Store the newest token's key and value of each row at its position."""
-        self._self[0, layer][row_B, :, position_B] = k_BHK.to(self.dtype)
-        self._self[1, layer][row_B, :, position_B] = v_BHK.to(self.dtype)
+    def places(self, position_B: Tensor) -> Tensor:
+        """Return where the newest token of each of the first rows goes, head by head (N,), for :meth:`append`."""
+        head_N = torch.arange(len(position_B) * self._num_heads, device=position_B.device)
+        return head_N * self._self.shape[-2] + position_B.repeat_interleave(self._num_heads)
+
+    def append(self, layer: int, k_BHK: Tensor, v_BHK: Tensor, place_N: Tensor) -> None:
+        """Store the newest token's key and value of each row at its place."""
+        for cached, new_BHK in zip(self._self_flat[:, layer], (k_BHK, v_BHK), strict=True):
+            cached.index_copy_(0, place_N, new_BHK.flatten(0, 1).to(self.dtype))
 
     def cross(self, layer: int, num_rows: int, num_positions: int) -> tuple[Tensor, Tensor]:
         """Return views of the first rows' keys and values, (N, L, K) each."""

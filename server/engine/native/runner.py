@@ -21,6 +21,10 @@ from server.engine.native.layers.lora import LoraAdapter, LoraDelta, LoraStack, 
 from server.engine.native.layers.soft_prompt import embed_rows
 from server.engine.native.sampler import SamplingPlan, plan_sampling, sample
 
+# Encoder tokens per pass: on CPU few enough that activations stay in the cache, on GPU enough to fill it.
+_CPU_TOKENS_AT_ONCE = 1024
+_GPU_TOKENS_AT_ONCE = 16384
+
 AdapterPayload = LoraAdapter | Tensor
 """What a slot holds: a LoRA by site, or the (P, D) embeddings of a soft prompt."""
 
@@ -32,7 +36,7 @@ class _Composition:
     number: int
     row_B: Tensor
     num_encoder: int
-    cross_mask_N1L: Tensor | None
+    cross_mask_NL1: Tensor | None
     delta: LoraDelta | None
     sampling: SamplingPlan
 
@@ -60,6 +64,7 @@ class Runner:
         self._model = model
         self._payload = payload
         self._device = model.embedding_VD.device
+        self._max_encoded_at_once = _CPU_TOKENS_AT_ONCE if self._device.type == "cpu" else _GPU_TOKENS_AT_ONCE
         self._cache = model.make_cache(
             num_rows=max_num_seqs, max_encoder_len=max_model_len, max_decoder_len=max_new_tokens
         )
@@ -82,11 +87,10 @@ class Runner:
         num_positions = 1 + max(len(row.token_ids) for row in batch.rows)
         step = DecoderStep(
             token_B=self._history[composition.row_B, position_B],
-            row_B=composition.row_B,
             position_B=position_B,
             num_positions=num_positions,
             num_encoder=composition.num_encoder,
-            cross_mask_N1L=composition.cross_mask_N1L,
+            cross_mask_NL1=composition.cross_mask_NL1,
         )
         logits_BV = self._model.decode(step, self._cache, composition.delta)
         history_BT = self._history[:num_rows, :num_positions]
@@ -116,7 +120,7 @@ class Runner:
         probe_cache = self._model.make_cache(num_rows=1, max_encoder_len=len(x_TD), max_decoder_len=1)
         probe_cache.write_cross(0, kv_T)
         first = torch.zeros(1, dtype=torch.long, device=self._device)
-        step = DecoderStep(first + self._model.config.decoder_start_token_id, first, first, 1, len(x_TD), None)
+        step = DecoderStep(first + self._model.config.decoder_start_token_id, first, 1, len(x_TD), None)
         logits_BV = self._model.decode(step, probe_cache, _whole(lora, 1))
         return bool(logits_BV.isfinite().all())
 
@@ -126,16 +130,28 @@ class Runner:
         self._position[target] = self._position[source]
 
     def _encode(self, rows: Sequence[Row]) -> None:
-        """Encode rows packed end to end, sorted by adapter so that each adapter's tokens are contiguous."""
+        """Encode the rows that joined, sorted by adapter, in parts small enough to stay in the processor's cache."""
         rows = sorted(rows, key=lambda row: (_lora_digest(row) or "", row.num_encoder_tokens))
+        part: list[Row] = []
+        num_tokens = 0
+        for row in rows:
+            if part and num_tokens + row.num_encoder_tokens > self._max_encoded_at_once:
+                self._encode_part(part)
+                part, num_tokens = [], 0
+            part.append(row)
+            num_tokens += row.num_encoder_tokens
+        self._encode_part(part)
+        joined = [row.index for row in rows]
+        self._history[joined] = self._model.config.decoder_start_token_id
+        self._position[joined] = 0
+
+    def _encode_part(self, rows: Sequence[Row]) -> None:
+        """Encode rows packed end to end, each adapter's tokens contiguous."""
         lengths = [row.num_encoder_tokens for row in rows]
         x_TD = embed_rows(self._model.embedding_VD, [(self._prompt(row), row.request.prompt_token_ids) for row in rows])
         kv_T = self._model.encode(x_TD, runs_of(lengths), self._segments(rows, lengths))
         for row, kv_L in zip(rows, kv_T.split(lengths), strict=True):
             self._cache.write_cross(row.index, kv_L)
-        joined = [row.index for row in rows]
-        self._history[joined] = self._model.config.decoder_start_token_id
-        self._position[joined] = 0
 
     def _prompt(self, row: Row) -> Tensor | None:
         adapter = row.request.soft_prompt
@@ -174,7 +190,7 @@ class Runner:
                 number=batch.composition,
                 row_B=torch.arange(len(batch.rows), device=self._device),
                 num_encoder=max(lengths),
-                cross_mask_N1L=self._cross_mask(lengths),
+                cross_mask_NL1=self._cross_mask(lengths),
                 delta=self._row_deltas(batch.rows),
                 sampling=plan_sampling(batch.rows, self._device),
             )
@@ -187,7 +203,7 @@ class Runner:
         beyond_BL = position_L >= torch.tensor(lengths, device=self._device).unsqueeze(1)
         mask_BL = torch.zeros(beyond_BL.shape, device=self._device, dtype=self._cache.dtype)
         mask_BL.masked_fill_(beyond_BL, float("-inf"))
-        return mask_BL.repeat_interleave(self._model.config.num_heads, dim=0).unsqueeze(1)
+        return mask_BL.repeat_interleave(self._model.config.num_heads, dim=0).unsqueeze(2)
 
     def _row_deltas(self, rows: Sequence[Row]) -> LoraDelta | None:
         """Return the deltas of one token per row, in the batch's order."""

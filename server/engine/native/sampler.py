@@ -91,17 +91,16 @@ def sample(
     Returns:
         The tokens on the device, and the step's output on the host: one copy of token ids.
     """
-    if plan.is_greedy:
-        token_B = logits_BV.argmax(dim=-1)
-    else:
+    best_B = token_B = logits_BV.argmax(dim=-1)
+    if not plan.is_greedy:
         score_BV = logits_BV.clone()
         _process(score_BV, plan, history_BT, length_B)
         token_B = score_BV.argmax(dim=-1)
         if len(plan.sampled):
             token_B[plan.sampled] = _draw(score_BV[plan.sampled], rows, plan)
     # Both NaN and infinity win an argmax, so looking at the best logit alone shows them.
-    best_B = logits_BV.amax(dim=-1)
-    token_B = torch.where(best_B.isfinite(), token_B, NOT_FINITE)
+    is_finite_B = logits_BV.gather(1, best_B.unsqueeze(1)).squeeze(1).isfinite()
+    token_B = torch.where(is_finite_B, token_B, NOT_FINITE)
     token_ids = tuple(token_B.tolist())
     logprobs = _logprobs(logits_BV, token_ids, plan) if plan.num_logprobs else {}
     return token_B, StepOutput(token_ids, logprobs)

@@ -33,19 +33,30 @@ class DecoderStep:
 
     Attributes:
         token_B: Newest token of each row.
-        row_B: Row indices, 0 to B-1.
         position_B: Decoder position of that token.
         num_positions: One past the largest position.
         num_encoder: Encoder positions of the longest row.
-        cross_mask_N1L: 0 or minus infinity per encoder position; None when all rows are of equal length.
+        cross_mask_NL1: 0 or minus infinity per encoder position; None when all rows are of equal length.
     """
 
     token_B: Tensor
-    row_B: Tensor
     position_B: Tensor
     num_positions: int
     num_encoder: int
-    cross_mask_N1L: Tensor | None
+    cross_mask_NL1: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPast:
+    """What every decoder layer needs to attend to a row's own past, made once a step.
+
+    Attributes:
+        bias_NT1: Position bias, minus infinity where nothing is written yet.
+        place_N: Where the newest keys and values go in the cache.
+    """
+
+    bias_NT1: Tensor
+    place_N: Tensor
 
 
 class _Weights:
@@ -139,17 +150,17 @@ class _DecoderLayer:
         self._feed_forward = _FeedForward(weights, site, f"{path}.2", config)
 
     def __call__(
-        self, x_BD: Tensor, step: DecoderStep, bias_N1T: Tensor, cache: KVCache, delta: LoraDelta | None
+        self, x_BD: Tensor, step: DecoderStep, own: OwnPast, cache: KVCache, delta: LoraDelta | None
     ) -> Tensor:
         num_rows, width = len(x_BD), self._heads[1]
         q_BHK, k_BHK, v_BHK = self._qkv(self._norm(x_BD), delta).view(num_rows, 3, *self._heads).unbind(1)
-        cache.append(self._index, k_BHK, v_BHK, step.row_B, step.position_B)
+        cache.append(self._index, k_BHK, v_BHK, own.place_N)
         keys, values = cache.own(self._index, num_rows, step.num_positions)
-        y_NK = one_token_attention(q_BHK.reshape(-1, width), keys, values, bias_N1T)
+        y_NK = one_token_attention(q_BHK.reshape(-1, width), keys, values, own.bias_NT1)
         x_BD = self._o(y_NK.view(num_rows, -1), delta, residual=x_BD)
         q_NK = self._cross_q(self._cross_norm(x_BD), delta).view(-1, width)
         keys, values = cache.cross(self._index, num_rows, step.num_encoder)
-        y_NK = one_token_attention(q_NK, keys, values, step.cross_mask_N1L)
+        y_NK = one_token_attention(q_NK, keys, values, step.cross_mask_NL1)
         return self._feed_forward(self._cross_o(y_NK.view(num_rows, -1), delta, residual=x_BD), delta)
 
 
@@ -239,8 +250,9 @@ class Seq2SeqModel:
 
     def decode(self, step: DecoderStep, cache: KVCache, delta: LoraDelta | None) -> Tensor:
         """Take each row one token further; return the logits of its next token, (B, V), float32."""
-        bias_N1T = self._decoder_bias(step.position_B, step.num_positions).to(cache.dtype)
+        bias_NT1 = self._decoder_bias(step.position_B, step.num_positions).to(cache.dtype)
+        own = OwnPast(bias_NT1, cache.places(step.position_B))
         x_BD = functional.embedding(step.token_B, self.embedding_VD)
         for layer in self._decoder:
-            x_BD = layer(x_BD, step, bias_N1T, cache, delta)
+            x_BD = layer(x_BD, step, own, cache, delta)
         return self._head(self._decoder_norm(x_BD) * self.config.head_scale).float()

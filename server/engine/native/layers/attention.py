@@ -63,11 +63,14 @@ def packed_self_attention(qkv_T: Tensor, runs: Sequence[Run], biases: Sequence[T
     return out_T
 
 
-def one_token_attention(q_NK: Tensor, k_NSK: Tensor, v_NSK: Tensor, bias_N1S: Tensor | None) -> Tensor:
+def one_token_attention(q_NK: Tensor, k_NSK: Tensor, v_NSK: Tensor, bias_NS1: Tensor | None) -> Tensor:
     """Attend from one token per row and head (N = B·H) to its cached positions; return (N, K).
 
-    Computes in the cache's dtype and returns the query's.
+    Computes in the cache's dtype and returns the query's. Scores are K q rather than q Kᵀ: the same numbers, read by
+    the faster of the two matrix-vector kernels on CPU.
     """
-    q_N1K, k_NKS = q_NK.to(k_NSK.dtype).unsqueeze(1), k_NSK.transpose(1, 2)
-    score_N1S = torch.bmm(q_N1K, k_NKS) if bias_N1S is None else torch.baddbmm(bias_N1S, q_N1K, k_NKS)
-    return torch.bmm(torch.softmax(score_N1S, dim=-1), v_NSK).squeeze(1).to(q_NK.dtype)
+    # A transposed row, not unsqueeze(-1): the strides of the column choose the kernel; this one is 3 times as fast.
+    q_NK1 = q_NK.to(k_NSK.dtype).unsqueeze(1).transpose(1, 2)
+    score_NS1 = torch.bmm(k_NSK, q_NK1) if bias_NS1 is None else torch.baddbmm(bias_NS1, k_NSK, q_NK1)
+    weight_NS = torch.softmax(score_NS1.squeeze(2), dim=1)
+    return torch.bmm(weight_NS.unsqueeze(1), v_NSK).squeeze(1).to(q_NK.dtype)

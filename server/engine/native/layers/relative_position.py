@@ -68,8 +68,8 @@ class DecoderBias:
         self._future = max_len
 
     def __call__(self, position_B: Tensor, num_positions: int) -> Tensor:
-        """Return the bias of each row's position against the first ``num_positions``: (B·H, 1, T)."""
+        """Return the bias of each row's position against the first ``num_positions``: (B·H, T, 1)."""
         age_BT = position_B[:, None] - self._position_T[:num_positions]
         age_BT = torch.where(age_BT < 0, self._future, age_BT)
         bias_HBT = self._by_age_HN[:, age_BT]
-        return bias_HBT.transpose(0, 1).reshape(-1, 1, num_positions)
+        return bias_HBT.transpose(0, 1).reshape(-1, num_positions, 1)

@@ -150,9 +150,11 @@ def test_kv_cache_moved_row_reads_the_same_and_cleared_row_is_zero() -> None:
     )  # fmt: skip
     kv = draw(6, 2, 2, 2, 4)
     cache.write_cross(2, kv)
-    cache.append(1, draw(1, 2, 4), draw(1, 2, 4, seed=1), torch.tensor([2]), torch.tensor([0]))
+    places = cache.places(torch.tensor([3, 4, 0]))[4:]
+    cache.append(1, draw(1, 2, 4), draw(1, 2, 4, seed=1), places)
     before = [view[4:].clone() for view in (*cache.cross(1, 3, 6), *cache.own(1, 3, 1))]
     assert torch.equal(before[0], kv[:, 1, 0].transpose(0, 1))
+    assert torch.equal(before[2], draw(1, 2, 4).transpose(0, 1))
     cache.move(2, 0, num_encoder=6, num_decoder=1)
     after = [view[:2] for view in (*cache.cross(1, 3, 6), *cache.own(1, 3, 1))]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
