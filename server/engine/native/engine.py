@@ -25,6 +25,7 @@ from server.core.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
+    MedleyError,
     UnavailableError,
 )
 from server.core.outputs import FinishReason
@@ -88,7 +89,11 @@ class NativeEngine(Engine):
         """
         self._event_loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medley-adapters")
-        runner = await asyncio.to_thread(self._build)
+        try:
+            runner = await asyncio.to_thread(self._build)
+        except MedleyError:
+            self._executor.shutdown()
+            raise
         self._thread = threading.Thread(target=self._run, args=(runner,), name="medley-steps", daemon=True)
         self._end = None
         self._thread.start()
