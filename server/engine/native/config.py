@@ -30,7 +30,7 @@ class NativeEngineConfig:
 
     model: str
     device: str = "auto"
-    dtype: str = "bfloat16"
+    dtype: str = "float32"
     max_num_seqs: int = 32
     max_num_waiting: int = 256
     max_num_batched_tokens: int = 8192
