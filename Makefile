@@ -25,7 +25,7 @@ test: test-fast test-torch
 
 # Everything that does not import torch: the part to run after every change.
 test-fast: install
-	$(BIN)/python -m pytest -q -m "not torch and not gpu and not vllm"
+	$(BIN)/python -m pytest -q --numprocesses auto -m "not torch and not gpu and not vllm"
 
 test-torch: install
 	$(BIN)/python -m pytest -q -m "torch and not gpu and not vllm"
