@@ -20,11 +20,23 @@ MANIFEST_FILE = "medley.json"
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 
 
+class AdapterRole(StrEnum):
+    """What an adapter takes in a request, which names at most one of each; device slots are counted by role."""
+
+    WEIGHTS = "weights"
+    PROMPT = "prompt"
+
+
 class AdapterKind(StrEnum):
     """Adapter families that can be served per request."""
 
     LORA = "lora"
     PROMPT = "prompt"
+
+    @property
+    def role(self) -> AdapterRole:
+        """Whether it changes the base's layers or comes before the text."""
+        return AdapterRole.PROMPT if self is AdapterKind.PROMPT else AdapterRole.WEIGHTS
 
 
 @dataclass(frozen=True)

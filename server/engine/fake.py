@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from adapters.errors import InvalidAdapterError
-from adapters.manifest import AdapterKind, BaseModelSpec
+from adapters.manifest import AdapterRole, BaseModelSpec
 from server.core.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -119,8 +119,8 @@ class FakeEngine:
         self._waiting: deque[_Row] = deque()
         self._running: list[_Row] = []
         self._slots = {
-            AdapterKind.LORA: FakeSlots(self._config.max_loras),
-            AdapterKind.PROMPT: FakeSlots(self._config.max_soft_prompts),
+            AdapterRole.WEIGHTS: FakeSlots(self._config.max_loras),
+            AdapterRole.PROMPT: FakeSlots(self._config.max_soft_prompts),
         }
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -201,7 +201,7 @@ class FakeEngine:
         Raises:
             ResourceExhaustedError: If every slot is pinned or in use.
         """
-        if not self._slots[adapter.kind].acquire(adapter.digest):
+        if not self._slots[adapter.kind.role].acquire(adapter.digest):
             raise ResourceExhaustedError("every adapter slot is pinned or in use")
 
     def unpin_adapter(self, digest: str) -> None:
@@ -216,9 +216,9 @@ class FakeEngine:
             alive=self._alive,
             num_waiting=len(self._waiting),
             num_running=len(self._running),
-            resident=tuple(digest for kind in slots for digest in kind.resident),
-            num_adapter_loads=sum(kind.num_loads for kind in slots),
-            num_adapter_evictions=sum(kind.num_evictions for kind in slots),
+            resident=tuple(digest for table in slots for digest in table.resident),
+            num_adapter_loads=sum(table.num_loads for table in slots),
+            num_adapter_evictions=sum(table.num_evictions for table in slots),
             num_steps=self._num_steps,
             num_generated_tokens=self._num_generated_tokens,
         )
@@ -296,9 +296,9 @@ class FakeEngine:
     def _acquire_slots(self, row: _Row) -> bool:
         held: list[ResolvedAdapter] = []
         for adapter in row.adapters:
-            if not self._slots[adapter.kind].acquire(adapter.digest):
+            if not self._slots[adapter.kind.role].acquire(adapter.digest):
                 for earlier in held:
-                    self._slots[earlier.kind].release(earlier.digest)
+                    self._slots[earlier.kind.role].release(earlier.digest)
                 return False
             held.append(adapter)
         return True
@@ -332,7 +332,7 @@ class FakeEngine:
     def _drop_ended(self) -> None:
         for row in [row for row in self._running if row.ended]:
             for adapter in row.adapters:
-                self._slots[adapter.kind].release(adapter.digest)
+                self._slots[adapter.kind.role].release(adapter.digest)
         self._running = [row for row in self._running if not row.ended]
         self._waiting = deque(row for row in self._waiting if not row.ended)
         self._rows = {request_id: row for request_id, row in self._rows.items() if not row.ended}

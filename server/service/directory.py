@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from adapters.manifest import AdapterKind
+from adapters.manifest import AdapterKind, AdapterRole
 from adapters.registry import Registry, VersionRecord
 from adapters.store import AdapterStore
 from server.core.errors import InvalidArgumentError
@@ -71,15 +71,18 @@ class AdapterDirectory:
         """Find each reference and lease its version; whoever leases must :meth:`release`.
 
         Raises:
-            InvalidArgumentError: If there are two adapters of one kind, or more than two.
+            InvalidArgumentError: If there are two adapters of one role, or more than two.
             AdapterError: If a reference is not well formed, unknown or not ready.
         """
-        if len(references) > len(AdapterKind):
+        if len(references) > len(AdapterRole):
             raise InvalidArgumentError("at most one weight adapter and one soft prompt", param="adapters")
         adapters = tuple([await self._find(reference) for reference in references])
-        if len({adapter.use.kind for adapter in adapters}) < len(adapters):
-            kind = adapters[0].use.kind
-            raise InvalidArgumentError(f"two adapters of kind {kind!r}; at most one of each kind", param="adapters")
+        if len({adapter.resolved.kind.role for adapter in adapters}) < len(adapters):
+            kinds = " and ".join(adapter.use.kind for adapter in adapters)
+            raise InvalidArgumentError(
+                f"two adapters of the same role ({kinds}); at most one weight adapter and one soft prompt",
+                param="adapters",
+            )
         self._leases.update(adapter.use.digest for adapter in adapters)
         return adapters
 

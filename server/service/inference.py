@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from adapters import prompting
 from adapters.errors import AdapterError
-from adapters.manifest import AdapterKind
+from adapters.manifest import AdapterRole
 from server.core.errors import (
     DeadlineExceededError,
     ErrorCode,
@@ -163,9 +163,9 @@ class InferenceService:
     def _prompt(self, request: GenerationRequest, adapters: Sequence[ServableAdapter]) -> str:
         if not request.apply_template:
             return request.text
-        # Lora before prompt: the weight adapter's template wins, whatever the order in the request.
-        by_kind = sorted(adapters, key=lambda adapter: list(AdapterKind).index(adapter.resolved.kind))
-        own = (adapter.prompt_template for adapter in by_kind if adapter.prompt_template)
+        # Weights before prompt: the weight adapter's template wins, whatever the order in the request.
+        by_role = sorted(adapters, key=lambda adapter: list(AdapterRole).index(adapter.resolved.kind.role))
+        own = (adapter.prompt_template for adapter in by_role if adapter.prompt_template)
         return prompting.render(next(own, self._base_template), request.text)
 
     async def _tokenize(self, prompt: str) -> list[int]:
@@ -226,12 +226,12 @@ def _check_deadline(request: GenerationRequest) -> None:
 def _engine_request(
     request: GenerationRequest, token_ids: list[int], adapters: Sequence[ServableAdapter]
 ) -> EngineRequest:
-    by_kind = {adapter.resolved.kind: adapter.resolved for adapter in adapters}
+    by_role = {adapter.resolved.kind.role: adapter.resolved for adapter in adapters}
     return EngineRequest(
         request_id=request.request_id,
         prompt_token_ids=tuple(token_ids),
         sampling=request.sampling,
-        weight_adapter=by_kind.get(AdapterKind.LORA),
-        soft_prompt=by_kind.get(AdapterKind.PROMPT),
+        weight_adapter=by_role.get(AdapterRole.WEIGHTS),
+        soft_prompt=by_role.get(AdapterRole.PROMPT),
         deadline_s=request.deadline_s,
     )

@@ -11,7 +11,7 @@ from adapters.manifest import BaseModelSpec
 from server.core.errors import ErrorCode, FailedPreconditionError, InternalError, MedleyError, code_of
 from server.engine.base import ResolvedAdapter
 from server.engine.native.layers.lora import Target, build_lora
-from server.engine.native.runner import AdapterPayload
+from server.engine.native.prefill import AdapterPayload
 
 
 class AdapterLoader:

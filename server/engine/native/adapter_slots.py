@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from adapters.manifest import AdapterKind
+from adapters.manifest import AdapterRole
 from server.core.errors import ResourceExhaustedError
 from server.engine.base import ResolvedAdapter
 from server.engine.native.batch import Row
@@ -34,7 +34,7 @@ class Slot(Generic[Payload]):
 
 
 class SlotTable(Generic[Payload]):
-    """The slots of one adapter kind.
+    """The slots of one adapter role.
 
     Args:
         num_slots: How many adapters fit.
@@ -132,15 +132,15 @@ class SlotTable(Generic[Payload]):
 
 
 class ResidentAdapters(Generic[Payload]):
-    """The slot tables of every kind, and which rows hold what.
+    """The slot tables of every role, and which rows hold what.
 
     Args:
-        num_slots: Slots by adapter kind.
+        num_slots: Slots by adapter role.
         load: Begins to load an adapter's weights elsewhere; :meth:`loaded` or :meth:`failed` answers later.
     """
 
-    def __init__(self, num_slots: Mapping[AdapterKind, int], load: Callable[[ResolvedAdapter], None]) -> None:
-        self._tables = {kind: SlotTable[Payload](count) for kind, count in num_slots.items()}
+    def __init__(self, num_slots: Mapping[AdapterRole, int], load: Callable[[ResolvedAdapter], None]) -> None:
+        self._tables = {role: SlotTable[Payload](count) for role, count in num_slots.items()}
         self._load = load
         self._holders: dict[str, tuple[ResolvedAdapter, ...]] = {}
         self._someone_blocked = False
@@ -162,7 +162,7 @@ class ResidentAdapters(Generic[Payload]):
 
     def payload(self, adapter: ResolvedAdapter) -> Payload:
         """Return the weights of an adapter that a running row holds."""
-        slot = self._tables[adapter.kind].find(adapter.digest)
+        slot = self._tables[adapter.kind.role].find(adapter.digest)
         assert slot is not None
         assert slot.payload is not None
         return slot.payload
@@ -190,9 +190,11 @@ class ResidentAdapters(Generic[Payload]):
         Raises:
             ResourceExhaustedError: If every slot is pinned or in use.
         """
-        table = self._tables[adapter.kind]
+        table = self._tables[adapter.kind.role]
         if not table.can_take(adapter.digest) and table.find(adapter.digest) is None:
-            raise ResourceExhaustedError(f"every {adapter.kind} slot is pinned or in use; unpin one or try again later")
+            raise ResourceExhaustedError(
+                f"every slot for {adapter.kind.role} is pinned or in use; unpin one or try again later"
+            )
         if table.find(adapter.digest) is None and table.take(adapter.digest):
             table.release(adapter.digest)
             self._load(adapter)
@@ -207,19 +209,19 @@ class ResidentAdapters(Generic[Payload]):
     def release(self, row: Row) -> None:
         """Give back what an ended row held."""
         for adapter in self._holders.pop(row.request.request_id, ()):
-            self._tables[adapter.kind].release(adapter.digest)
+            self._tables[adapter.kind.role].release(adapter.digest)
 
     def loaded(self, adapter: ResolvedAdapter, payload: Payload) -> None:
         """Install weights that were loading."""
-        self._tables[adapter.kind].loaded(adapter.digest, payload)
+        self._tables[adapter.kind.role].loaded(adapter.digest, payload)
 
     def failed(self, adapter: ResolvedAdapter) -> frozenset[str]:
         """Forget an adapter that could not be loaded; return the ids of the requests that waited for it."""
-        self._tables[adapter.kind].drop(adapter.digest)
+        self._tables[adapter.kind.role].drop(adapter.digest)
         return frozenset(holder for holder, held in self._holders.items() if adapter in held)
 
     def _hold(self, holder: str, adapters: tuple[ResolvedAdapter, ...]) -> bool:
-        full = [adapter for adapter in adapters if not self._tables[adapter.kind].can_take(adapter.digest)]
+        full = [adapter for adapter in adapters if not self._tables[adapter.kind.role].can_take(adapter.digest)]
         for adapter in full:
             self._give_way(adapter)
         if full:
@@ -227,17 +229,17 @@ class ResidentAdapters(Generic[Payload]):
             return False
         self._holders[holder] = adapters
         for adapter in adapters:
-            if self._tables[adapter.kind].take(adapter.digest):
+            if self._tables[adapter.kind.role].take(adapter.digest):
                 self._load(adapter)
         return True
 
     def _give_way(self, adapter: ResolvedAdapter) -> None:
-        table = self._tables[adapter.kind]
+        table = self._tables[adapter.kind.role]
         if table.all_pinned():
-            raise ResourceExhaustedError(f"every {adapter.kind} slot is pinned; this adapter cannot be loaded")
+            raise ResourceExhaustedError(f"every slot for {adapter.kind.role} is pinned; this adapter cannot be loaded")
         if not self._someone_blocked:
             table.promise()
 
     def _is_loaded(self, adapter: ResolvedAdapter) -> bool:
-        slot = self._tables[adapter.kind].find(adapter.digest)
+        slot = self._tables[adapter.kind.role].find(adapter.digest)
         return slot is not None and slot.payload is not None

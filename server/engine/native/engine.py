@@ -20,7 +20,7 @@ import torch
 from adapters.base_spec import read_base_spec
 from adapters.codec import CodecLimits
 from adapters.errors import AdapterError, InvalidAdapterError
-from adapters.manifest import AdapterKind
+from adapters.manifest import AdapterRole
 from server.core.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -201,7 +201,7 @@ class NativeEngine(Engine):
                 max_num_batched_tokens=config.max_num_batched_tokens,
                 eos_token_ids=model.config.eos_token_ids,
             ),
-            num_slots={AdapterKind.LORA: config.max_loras, AdapterKind.PROMPT: config.max_soft_prompts},
+            num_slots={AdapterRole.WEIGHTS: config.max_loras, AdapterRole.PROMPT: config.max_soft_prompts},
             load=self._loader.load,
             executor=self._executor,
             deliver=lambda outputs: self._event_loop.call_soon_threadsafe(self._deliver, outputs),

@@ -8,7 +8,6 @@ Legend: B rows, T packed encoder tokens, P virtual tokens, D width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -19,14 +18,8 @@ from server.engine.native.families.seq2seq import DecoderStep, Seq2SeqModel
 from server.engine.native.layers.attention import runs_of
 from server.engine.native.layers.lora import LoraAdapter, LoraDelta, LoraStack, SegmentDelta, StackedDelta
 from server.engine.native.layers.soft_prompt import embed_rows
+from server.engine.native.prefill import AdapterPayload, Prefill, lora_digest, row_lora
 from server.engine.native.sampler import SamplingPlan, plan_sampling, sample
-
-# Encoder tokens per pass: on CPU few enough that activations stay in the cache, on GPU enough to fill it.
-_CPU_TOKENS_AT_ONCE = 1024
-_GPU_TOKENS_AT_ONCE = 16384
-
-AdapterPayload = LoraAdapter | Tensor
-"""What a slot holds: a LoRA by site, or the (P, D) embeddings of a soft prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +57,10 @@ class Runner:
         self._model = model
         self._payload = payload
         self._device = model.embedding_VD.device
-        self._max_encoded_at_once = _CPU_TOKENS_AT_ONCE if self._device.type == "cpu" else _GPU_TOKENS_AT_ONCE
         self._cache = model.make_cache(
             num_rows=max_num_seqs, max_encoder_len=max_model_len, max_decoder_len=max_new_tokens
         )
+        self._prefill = Prefill(model, self._cache, payload)
         start = model.config.decoder_start_token_id
         self._history = torch.full((max_num_seqs, max_new_tokens + 1), start, device=self._device)
         self._position = torch.zeros(max_num_seqs, dtype=torch.long, device=self._device)
@@ -80,7 +73,10 @@ class Runner:
         for source, target in batch.moves:
             self._move(source, target, batch.rows[target])
         if batch.num_new:
-            self._encode(batch.new_rows)
+            self._prefill.encode(batch.new_rows)
+            joined = [row.index for row in batch.new_rows]
+            self._history[joined] = self._model.config.decoder_start_token_id
+            self._position[joined] = 0
         composition = self._compose(batch)
         num_rows = len(batch.rows)
         position_B = self._position[:num_rows]
@@ -129,59 +125,6 @@ class Runner:
         self._history[target] = self._history[source]
         self._position[target] = self._position[source]
 
-    def _encode(self, rows: Sequence[Row]) -> None:
-        """Encode the rows that joined, sorted by adapter, in parts small enough to stay in the processor's cache."""
-        rows = sorted(rows, key=lambda row: (_lora_digest(row) or "", row.num_encoder_tokens))
-        part: list[Row] = []
-        num_tokens = 0
-        for row in rows:
-            if part and num_tokens + row.num_encoder_tokens > self._max_encoded_at_once:
-                self._encode_part(part)
-                part, num_tokens = [], 0
-            part.append(row)
-            num_tokens += row.num_encoder_tokens
-        self._encode_part(part)
-        joined = [row.index for row in rows]
-        self._history[joined] = self._model.config.decoder_start_token_id
-        self._position[joined] = 0
-
-    def _encode_part(self, rows: Sequence[Row]) -> None:
-        """Encode rows packed end to end, each adapter's tokens contiguous."""
-        lengths = [row.num_encoder_tokens for row in rows]
-        x_TD = embed_rows(self._model.embedding_VD, [(self._prompt(row), row.request.prompt_token_ids) for row in rows])
-        kv_T = self._model.encode(x_TD, runs_of(lengths), self._segments(rows, lengths))
-        for row, kv_L in zip(rows, kv_T.split(lengths), strict=True):
-            self._cache.write_cross(row.index, kv_L)
-
-    def _prompt(self, row: Row) -> Tensor | None:
-        adapter = row.request.soft_prompt
-        if adapter is None:
-            return None
-        prompt_PD = self._payload(adapter)
-        assert isinstance(prompt_PD, Tensor)
-        return prompt_PD
-
-    def _lora(self, row: Row) -> LoraAdapter | None:
-        adapter = row.request.weight_adapter
-        if adapter is None:
-            return None
-        lora = self._payload(adapter)
-        assert not isinstance(lora, Tensor)
-        return lora
-
-    def _segments(self, rows: Sequence[Row], lengths: Sequence[int]) -> LoraDelta | None:
-        """Return the deltas of rows sorted by adapter, each of so many tokens."""
-        segments: list[tuple[int, int, LoraAdapter]] = []
-        start = 0
-        for _, group in groupby(zip(rows, lengths, strict=True), key=lambda item: _lora_digest(item[0])):
-            members = list(group)
-            stop = start + sum(length for _, length in members)
-            lora = self._lora(members[0][0])
-            if lora is not None:
-                segments.append((start, stop, lora))
-            start = stop
-        return SegmentDelta(segments) if segments else None
-
     def _compose(self, batch: Batch) -> _Composition:
         """Return the tensors of this composition, the kept ones if it is the last step's."""
         if self._composition is None or self._composition.number != batch.composition:
@@ -207,22 +150,20 @@ class Runner:
 
     def _row_deltas(self, rows: Sequence[Row]) -> LoraDelta | None:
         """Return the deltas of one token per row, in the batch's order."""
-        digests = [_lora_digest(row) for row in rows]
+        digests = [lora_digest(row) for row in rows]
         present = frozenset(digest for digest in digests if digest is not None)
         if not present:
             return None
         loras = {
-            digest: lora for row, digest in zip(rows, digests, strict=True) if (lora := self._lora(row)) and digest
+            digest: lora
+            for row, digest in zip(rows, digests, strict=True)
+            if (lora := row_lora(row, self._payload)) and digest
         }
         if len(present) == 1 and None not in digests:
             return SegmentDelta([(0, len(rows), lora) for lora in loras.values()])
         if self._stack is None or self._stack[0] != present:
             self._stack = (present, LoraStack(loras))
         return StackedDelta(self._stack[1], digests, device=self._device)
-
-
-def _lora_digest(row: Row) -> str | None:
-    return row.request.weight_adapter.digest if row.request.weight_adapter else None
 
 
 def _whole(lora: LoraAdapter | None, num_rows: int) -> LoraDelta | None:

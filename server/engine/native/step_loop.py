@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Protocol
 
-from adapters.manifest import AdapterKind
+from adapters.manifest import AdapterRole
 from server.core.errors import InternalError, MedleyError, ResourceExhaustedError
 from server.core.outputs import FinishReason
 from server.engine.base import EngineOutput, EngineStats, ResolvedAdapter
 from server.engine.native.adapter_loading import loading_error
 from server.engine.native.adapter_slots import ResidentAdapters
 from server.engine.native.batch import Batch, Row, StepOutput
-from server.engine.native.runner import AdapterPayload
+from server.engine.native.prefill import AdapterPayload
 from server.engine.native.scheduler import RowOutput, Scheduler
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class StepLoop:
 
     Args:
         scheduler: Who runs.
-        num_slots: Adapter slots by kind.
+        num_slots: Adapter slots by role.
         load: Reads an adapter's weights; runs on ``executor``.
         executor: Where adapters are loaded.
         deliver: Takes the outputs of a step; called on the step thread.
@@ -61,7 +61,7 @@ class StepLoop:
         self,
         scheduler: Scheduler,
         *,
-        num_slots: Mapping[AdapterKind, int],
+        num_slots: Mapping[AdapterRole, int],
         load: Callable[[ResolvedAdapter], AdapterPayload],
         executor: Executor,
         deliver: Callable[[Outputs], None],

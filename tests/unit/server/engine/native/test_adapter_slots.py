@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.manifest import AdapterKind
+from adapters.manifest import AdapterKind, AdapterRole
 from server.core.errors import ResourceExhaustedError
 from server.core.sampling import SamplingParams
 from server.engine.base import EngineRequest, ResolvedAdapter
@@ -21,9 +21,9 @@ def prompt(name: str) -> ResolvedAdapter:
 
 
 def row(name: str, *adapters: ResolvedAdapter) -> Row:
-    by_kind = {adapter.kind: adapter for adapter in adapters}
+    by_role = {adapter.kind.role: adapter for adapter in adapters}
     request = EngineRequest(
-        name, (5,), SamplingParams(), by_kind.get(AdapterKind.LORA), by_kind.get(AdapterKind.PROMPT)
+        name, (5,), SamplingParams(), by_role.get(AdapterRole.WEIGHTS), by_role.get(AdapterRole.PROMPT)
     )
     return Row(request, arrival_s=0.0, seed=0)
 
@@ -33,7 +33,7 @@ class Device:
 
     def __init__(self, num_loras: int = 2, num_prompts: int = 2, *, is_instant: bool = True) -> None:
         self.loading: list[ResolvedAdapter] = []
-        slots = {AdapterKind.LORA: num_loras, AdapterKind.PROMPT: num_prompts}
+        slots = {AdapterRole.WEIGHTS: num_loras, AdapterRole.PROMPT: num_prompts}
         self.adapters: ResidentAdapters[str] = ResidentAdapters(slots, self.loading.append)
         self._is_instant = is_instant
 
