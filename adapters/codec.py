@@ -9,19 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapters.adapter_folder import ALLOWED_FILES, CONFIG_FILE, WEIGHTS_FILE, adapter_files, check_sizes
+from adapters.adapter_weights import AdapterWeights, LinearChange, SoftPromptWeights, WeightAdapterWeights
 from adapters.errors import InvalidAdapterError, WrongBaseError
 from adapters.manifest import MANIFEST_FILE, AdapterKind, AdapterManifest, BaseModelSpec
 from adapters.peft_config import LoraConfig, PromptConfig, parse_config
-from adapters.peft_tensors import (
-    AdapterWeights,
-    LoraModule,
-    LoraWeights,
-    SoftPromptWeights,
-    load_pairs,
-    load_prompt,
-    plan_lora,
-    read_entries,
-)
+from adapters.peft_tensors import load_pairs, load_prompt, plan_lora, read_entries
 from adapters.safetensors_file import HeaderLimits, open_regular
 from adapters.strict_json import parse_object, show
 
@@ -29,11 +21,7 @@ __all__ = [
     "ALLOWED_FILES",
     "CONFIG_FILE",
     "WEIGHTS_FILE",
-    "AdapterWeights",
     "CodecLimits",
-    "LoraModule",
-    "LoraWeights",
-    "SoftPromptWeights",
     "inspect_adapter",
     "read_adapter",
 ]
@@ -89,7 +77,8 @@ def read_adapter(folder: Path, base: BaseModelSpec, limits: CodecLimits) -> Adap
         entries = read_entries(file, limits.header)
         if isinstance(parts.config, PromptConfig):
             return SoftPromptWeights(load_prompt(file, entries, parts.config, base, limits.max_virtual_tokens))
-        return LoraWeights(dict(load_pairs(file, plan_lora(entries, parts.config, base, limits.max_rank))))
+        pairs = load_pairs(file, plan_lora(entries, parts.config, base, limits.max_rank))
+        return WeightAdapterWeights({path: LinearChange(lora=pair) for path, pair in pairs}, {})
 
 
 def inspect_adapter(folder: Path, base: BaseModelSpec, limits: CodecLimits, name: str) -> AdapterManifest:

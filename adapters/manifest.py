@@ -31,12 +31,15 @@ class AdapterKind(StrEnum):
     """Adapter families that can be served per request."""
 
     LORA = "lora"
+    IA3 = "ia3"
+    NORM = "norm"
     PROMPT = "prompt"
+    PREFIX = "prefix"
 
     @property
     def role(self) -> AdapterRole:
         """Whether it changes the base's layers or comes before the text."""
-        return AdapterRole.PROMPT if self is AdapterKind.PROMPT else AdapterRole.WEIGHTS
+        return AdapterRole.PROMPT if self in (AdapterKind.PROMPT, AdapterKind.PREFIX) else AdapterRole.WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from typing import BinaryIO
 import numpy as np
 
 from adapters.adapter_folder import CONFIG_FILE
+from adapters.adapter_weights import Float32Array, LoraModule
 from adapters.errors import AdapterTooLargeError, InvalidAdapterError, UnsupportedAdapterError, WrongBaseError
 from adapters.manifest import BaseModelSpec
 from adapters.peft_config import LoraConfig, PromptConfig
-from adapters.safetensors_file import FLOAT_DTYPES, Float32Array, HeaderLimits, TensorEntry, read_header, read_tensor
+from adapters.safetensors_file import FLOAT_DTYPES, HeaderLimits, TensorEntry, read_header, read_tensor
 from adapters.strict_json import show
 
 _PROMPT_KEY = "prompt_embeddings"
@@ -44,51 +45,6 @@ _FAMILY_OF_KEY_PART = {
 }
 # Largest float16, the narrowest range a base is served in; bfloat16 and float32 reach further.
 _MAX_ABS_VALUE = 65504.0
-
-
-@dataclass(frozen=True, eq=False)
-class LoraModule:
-    """One LoRA pair: y = Wx + scaling · B(Ax).
-
-    Attributes:
-        lora_a: A, (R, in), float32.
-        lora_b: B, (out, R), float32; not multiplied by the scaling.
-        scaling: s.
-    """
-
-    lora_a: Float32Array
-    lora_b: Float32Array
-    scaling: float
-
-
-@dataclass(frozen=True, eq=False)
-class LoraWeights:
-    """A LoRA.
-
-    Attributes:
-        modules: Module path in the base, ``encoder.block.0.layer.0.SelfAttention.q`` for instance → its pair.
-    """
-
-    modules: Mapping[str, LoraModule]
-
-    @property
-    def max_rank(self) -> int:
-        """The largest rank of its modules."""
-        return max(len(module.lora_a) for module in self.modules.values())
-
-
-@dataclass(frozen=True, eq=False)
-class SoftPromptWeights:
-    """A soft prompt.
-
-    Attributes:
-        embeddings: (P, D), float32, in front of the encoder's input embeddings.
-    """
-
-    embeddings: Float32Array
-
-
-AdapterWeights = LoraWeights | SoftPromptWeights
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
+from adapters.adapter_weights import Float32Array
 from adapters.errors import AdapterTooLargeError, InvalidAdapterError
 from adapters.strict_json import parse_object, show
 
@@ -44,8 +44,6 @@ _FOREIGN_FORMATS = {
     b"\x1f\x8b": "a gzip archive",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself",
 }
-
-Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

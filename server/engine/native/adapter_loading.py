@@ -5,8 +5,9 @@ Knows no slots. Any thread; takes as long as reading the file.
 
 import torch
 
-from adapters.codec import CodecLimits, LoraWeights, read_adapter
-from adapters.errors import AdapterError, InvalidAdapterError, StoreError
+from adapters.adapter_weights import PrefixWeights, WeightAdapterWeights
+from adapters.codec import CodecLimits, read_adapter
+from adapters.errors import AdapterError, InvalidAdapterError, StoreError, UnsupportedAdapterError
 from adapters.manifest import BaseModelSpec
 from server.core.errors import ErrorCode, FailedPreconditionError, InternalError, MedleyError, code_of
 from server.engine.base import ResolvedAdapter
@@ -48,8 +49,10 @@ class AdapterLoader:
             weights = read_adapter(adapter.path, self._base, self._limits)
         except OSError as error:
             raise StoreError("the adapter's files cannot be read; try again later") from error
-        if isinstance(weights, LoraWeights):
+        if isinstance(weights, WeightAdapterWeights):
             return build_lora(weights, self._targets, device=self._device, dtype=self._dtype)
+        if isinstance(weights, PrefixWeights):
+            raise UnsupportedAdapterError("the native engine does not serve prefix tuning")
         if len(weights.embeddings) != adapter.num_virtual_tokens:
             raise InvalidAdapterError(
                 f"the soft prompt has {len(weights.embeddings)} tokens, not the {adapter.num_virtual_tokens} on record"

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapters.codec import CodecLimits, LoraWeights, SoftPromptWeights, inspect_adapter, read_adapter
+from adapters.adapter_weights import SoftPromptWeights, WeightAdapterWeights
+from adapters.codec import CodecLimits, inspect_adapter, read_adapter
 from adapters.errors import (
     AdapterError,
     AdapterTooLargeError,
@@ -54,12 +55,12 @@ def refuse(folder: Path, error: type[AdapterError], match: str, base: object = B
 def test_read_adapter_of_lora_gives_its_pairs(tmp_path: Path) -> None:
     tensors = lora_tensors({Q: 4, WI: 4})
     weights = read_adapter(write_adapter(tmp_path, lora_config(4, 6), tensors), BASE, LIMITS)
-    assert isinstance(weights, LoraWeights)
-    assert set(weights.modules) == {Q, WI}
-    np.testing.assert_array_equal(weights.modules[Q].lora_a, tensors[A])
-    np.testing.assert_array_equal(weights.modules[Q].lora_b, tensors[B])
-    assert weights.modules[Q].lora_a.dtype == np.float32
-    assert weights.modules[Q].scaling == 1.5
+    assert isinstance(weights, WeightAdapterWeights)
+    assert set(weights.linears) == {Q, WI}
+    np.testing.assert_array_equal(weights.linears[Q].lora.lora_a, tensors[A])
+    np.testing.assert_array_equal(weights.linears[Q].lora.lora_b, tensors[B])
+    assert weights.linears[Q].lora.lora_a.dtype == np.float32
+    assert weights.linears[Q].lora.scaling == 1.5
     assert weights.max_rank == 4
 
 
@@ -67,18 +68,18 @@ def test_read_adapter_with_patterns_scales_each_module_by_its_own_rank(tmp_path:
     fields = {"rank_pattern": {"q": 9, "layer.0.*": 2}, "alpha_pattern": {"SelfAttention.v": 5}, "use_rslora": True}
     tensors = lora_tensors({Q: 9, V: 2, WI: 4})
     weights = read_adapter(write_adapter(tmp_path, lora_config(4, 6, **fields), tensors), BASE, LIMITS)
-    assert isinstance(weights, LoraWeights)
-    assert weights.modules[Q].scaling == 6 / 3
-    assert weights.modules[V].scaling == pytest.approx(5 / 2**0.5)
-    assert weights.modules[WI].scaling == 6 / 2
+    assert isinstance(weights, WeightAdapterWeights)
+    assert weights.linears[Q].lora.scaling == 6 / 3
+    assert weights.linears[V].lora.scaling == pytest.approx(5 / 2**0.5)
+    assert weights.linears[WI].lora.scaling == 6 / 2
     assert weights.max_rank == 9
 
 
 def test_read_adapter_whose_keys_hold_the_adapters_name_is_read(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path, lora_config(), lora_tensors({Q: 4}, adapter_name="news"))
     weights = read_adapter(folder, BASE, LIMITS)
-    assert isinstance(weights, LoraWeights)
-    assert set(weights.modules) == {Q}
+    assert isinstance(weights, WeightAdapterWeights)
+    assert set(weights.linears) == {Q}
 
 
 @pytest.mark.parametrize("num_copies", [1, 2])
@@ -237,8 +238,8 @@ def test_read_adapter_of_half_precision_is_taken(tmp_path: Path, dtype: str) -> 
     tensors = lora_tensors({Q: 4})
     folder = write_adapter(tmp_path, lora_config(), tensors, dtype=dtype)
     weights = read_adapter(folder, BASE, LIMITS)
-    assert isinstance(weights, LoraWeights)
-    np.testing.assert_allclose(weights.modules[Q].lora_a, tensors[A], rtol=1e-2)
+    assert isinstance(weights, WeightAdapterWeights)
+    np.testing.assert_allclose(weights.linears[Q].lora.lora_a, tensors[A], rtol=1e-2)
 
 
 BROKEN_PROMPTS: dict[str, tuple[dict[str, object], np.ndarray, type[AdapterError], str]] = {

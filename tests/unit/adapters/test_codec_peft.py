@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adapters.adapter_weights import SoftPromptWeights, WeightAdapterWeights
 from adapters.base_spec import read_base_spec
-from adapters.codec import CodecLimits, LoraWeights, SoftPromptWeights, inspect_adapter, read_adapter
+from adapters.codec import CodecLimits, inspect_adapter, read_adapter
 from adapters.manifest import AdapterKind, BaseModelSpec
 
 torch = pytest.importorskip("torch")
@@ -93,9 +94,10 @@ def test_read_adapter_of_peft_lora_has_pefts_tensors_and_scaling(
 
     weights = read_adapter(tmp_path, base, LIMITS)
 
-    assert isinstance(weights, LoraWeights)
-    assert set(weights.modules) == set(layers)
-    for path, module in weights.modules.items():
+    assert isinstance(weights, WeightAdapterWeights)
+    assert set(weights.linears) == set(layers)
+    for path, change in weights.linears.items():
+        module = change.lora
         layer = layers[path]
         np.testing.assert_array_equal(module.lora_a, layer.lora_A["default"].weight.detach().numpy())
         np.testing.assert_array_equal(module.lora_b, layer.lora_B["default"].weight.detach().numpy())
@@ -111,7 +113,7 @@ def test_read_adapter_of_named_peft_adapter_looks_into_its_folder(
     model = _wrapped(base_folder, peft.LoraConfig(task_type="SEQ_2_SEQ_LM", r=4), adapter_name="news")
     model.save_pretrained(tmp_path)
     assert (tmp_path / "news").is_dir()
-    assert len(read_adapter(tmp_path, base, LIMITS).modules) == len(_lora_layers(model))
+    assert len(read_adapter(tmp_path, base, LIMITS).linears) == len(_lora_layers(model))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -121,8 +123,10 @@ def test_read_adapter_of_half_precision_lora_widens_without_loss(
     model = _wrapped(base_folder, peft.LoraConfig(task_type="SEQ_2_SEQ_LM", r=4)).to(getattr(torch, dtype))
     model.save_pretrained(tmp_path)
     layers = _lora_layers(model)
-    for path, module in read_adapter(tmp_path, base, LIMITS).modules.items():
-        np.testing.assert_array_equal(module.lora_a, layers[path].lora_A["default"].weight.detach().float().numpy())
+    for path, change in read_adapter(tmp_path, base, LIMITS).linears.items():
+        np.testing.assert_array_equal(
+            change.lora.lora_a, layers[path].lora_A["default"].weight.detach().float().numpy()
+        )
 
 
 def test_read_adapter_of_peft_prompt_has_the_rows_peft_uses(

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from adapters.adapter_weights import WeightAdapterWeights
 from adapters.base_spec import read_base_spec
-from adapters.codec import CodecLimits, LoraWeights, inspect_adapter, read_adapter
+from adapters.codec import CodecLimits, inspect_adapter, read_adapter
 
 pytestmark = pytest.mark.torch
 ABOUT = """
@@ -45,9 +46,9 @@ def test_train_lora_changes_only_lora_tensors(tmp_path, tiny_base, tiny_data):
     assert trained
     assert all("lora_A" in name or "lora_B" in name for name in trained)
     weights = read_adapter(out, read_base_spec(tiny_base), CodecLimits())
-    assert isinstance(weights, LoraWeights)
+    assert isinstance(weights, WeightAdapterWeights)
     assert weights.max_rank == 4
-    assert all(module.lora_b.any() for module in weights.modules.values())
+    assert all(change.lora.lora_b.any() for change in weights.linears.values())
 
 
 def test_train_lora_manifest_and_card_say_what_was_made(tmp_path, tiny_base, tiny_data):

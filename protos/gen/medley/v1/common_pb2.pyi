@@ -26,12 +26,20 @@ class _AdapterKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterKi
     ADAPTER_KIND_UNSPECIFIED: _AdapterKind.ValueType  # 0
     ADAPTER_KIND_LORA: _AdapterKind.ValueType  # 1
     ADAPTER_KIND_PROMPT: _AdapterKind.ValueType  # 2
+    ADAPTER_KIND_IA3: _AdapterKind.ValueType  # 3
+    ADAPTER_KIND_NORM: _AdapterKind.ValueType  # 4
+    """LayerNorm tuning."""
+    ADAPTER_KIND_PREFIX: _AdapterKind.ValueType  # 5
 
 class AdapterKind(_AdapterKind, metaclass=_AdapterKindEnumTypeWrapper): ...
 
 ADAPTER_KIND_UNSPECIFIED: AdapterKind.ValueType  # 0
 ADAPTER_KIND_LORA: AdapterKind.ValueType  # 1
 ADAPTER_KIND_PROMPT: AdapterKind.ValueType  # 2
+ADAPTER_KIND_IA3: AdapterKind.ValueType  # 3
+ADAPTER_KIND_NORM: AdapterKind.ValueType  # 4
+"""LayerNorm tuning."""
+ADAPTER_KIND_PREFIX: AdapterKind.ValueType  # 5
 Global___AdapterKind: _TypeAlias = AdapterKind  # noqa: Y015
 
 class _FinishReason:
