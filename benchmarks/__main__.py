@@ -1,28 +1,26 @@
-"""Command line of the benchmarks: ``python -m benchmarks engine --json FILE``."""
+"""Command line of the benchmarks: ``python -m benchmarks --help`` lists them."""
 
 import argparse
-import json
-from pathlib import Path
+from collections.abc import Sequence
 
-from benchmarks.engine import EngineWorkload, run_engine_benchmark
+from transformers.utils import logging
+
+from benchmarks import engine
 
 
-def main() -> None:
-    """Parse arguments, run, print, and write the figures where asked."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark named on the command line.
+
+    Args:
+        argv: Its arguments; those of the process by default.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    engine = parser.add_subparsers(dest="benchmark", required=True).add_parser(
-        "engine", help="the native engine against PEFT's mixed batch"
-    )
-    engine.add_argument("--dtype", choices=["float32", "bfloat16"], action="append", help="default: both")
-    engine.add_argument("--rounds", type=int, default=3, help="measurements of each side (default 3)")
-    engine.add_argument("--threads", type=int, default=0, help="CPU threads of both; 0 is torch's own choice")
-    engine.add_argument("--json", type=Path, help="write the figures here")
-    arguments = parser.parse_args()
-    dtypes = arguments.dtype or ["float32", "bfloat16"]
-    workload = EngineWorkload(num_rounds=arguments.rounds, num_threads=arguments.threads)
-    results = [run_engine_benchmark(dtype, workload) for dtype in dtypes]
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    commands = parser.add_subparsers(dest="benchmark", required=True)
+    engine.add_command(commands)
+    arguments = parser.parse_args(argv)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -1,180 +1,200 @@
-"""The native engine against PEFT's mixed batch, on random weights of FLAN-T5-small's shape.
+"""``python -m benchmarks engine``: the native engine beside its peers on closed batches, in turn, in one run.
 
-Both serve the same rows over the same LoRAs, greedy, in the same dtype, measured in turn in one process. PEFT's mixed
-batch is ``generate(..., adapter_names=[...])``: one adapter per row, one padded batch. In float32 the tokens of both
-are compared as well: a fast wrong answer is no result.
+Reads the command line, decides the cases, and writes the figures. What a case is: :mod:`benchmarks.engine_case`.
 """
 
-import asyncio
-import statistics
+import argparse
+import json
+import platform
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration
-from transformers.utils import logging
 
-from adapters.manifest import AdapterKind
-from server.core.sampling import SamplingParams
-from server.engine.base import EngineRequest, ResolvedAdapter
-from server.engine.native.engine import NativeEngine, NativeEngineConfig
+from benchmarks.adapter_cost import AdapterCost, run_adapter_cost
+from benchmarks.closed_batch import ClosedBatch
+from benchmarks.ctranslate2_peer import convert
+from benchmarks.engine_case import CaseResult, run_case
+from benchmarks.engine_report import markdown, plot
+from benchmarks.models import SHAPES, random_prompts, write_base, write_loras
 
-Tokens = list[list[int]]
+_PACKAGES = ("torch", "transformers", "peft", "ctranslate2", "numpy")
+# The case of the headline figures, and the number of rows whose tokens are compared in float32.
+_HEADLINE_SHAPE, _HEADLINE_ROWS, _HEADLINE_DTYPE = "flan-t5-small", 16, "bfloat16"
+_HEADLINE_PEERS = {
+    "ours_over_peft": "peft_mixed",
+    "ours_over_ct2_float32": "ct2_float32_base",
+    "ours_over_ct2_int8": "ct2_int8_base",
+}
 
 
-@dataclass(frozen=True)
-class EngineWorkload:
-    """What is measured.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run.
 
     Attributes:
-        num_rows: Requests at once.
-        num_loras: Adapters they are spread over.
-        rank: Their rank, on q and v.
-        num_prompt_tokens: Encoder tokens of a request.
-        num_new_tokens: Tokens it generates.
+        shapes: Bases.
+        rows: Batch sizes in bfloat16; float32 is run at the headline's only, to compare tokens.
         num_rounds: Measurements of each side.
-        num_threads: CPU threads; 0 is torch's own choice.
-        seed: Seed of weights and prompts.
+        num_threads: CPU threads of every side.
+        has_all_peers: Whether those are measured too that serve adapter by adapter.
+        num_loras: Most LoRAs in a batch.
+        rank: Their rank, on q and v.
+        num_prompt_tokens: Encoder tokens of a row.
+        num_new_tokens: Tokens it generates.
     """
 
-    num_rows: int = 16
+    shapes: tuple[str, ...]
+    rows: tuple[int, ...]
+    num_rounds: int
+    num_threads: int
+    has_all_peers: bool
     num_loras: int = 8
     rank: int = 16
     num_prompt_tokens: int = 200
     num_new_tokens: int = 48
-    num_rounds: int = 3
-    num_threads: int = 0
-    seed: int = 0
 
 
-def run_engine_benchmark(dtype: str, workload: EngineWorkload) -> dict[str, object]:
-    """Measure both sides, print one line, and return every figure."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    torch.manual_seed(workload.seed)
-    if workload.num_threads:
-        torch.set_num_threads(workload.num_threads)
-    with tempfile.TemporaryDirectory(prefix="medley-bench-") as name:
-        folder = Path(name)
-        _write_base(folder / "base")
-        peft_model = _write_loras(folder, workload).to(getattr(torch, dtype))
-        prompts = torch.randint(3, 32128, (workload.num_rows, workload.num_prompt_tokens)).tolist()
-        ours, theirs = asyncio.run(_measure(folder, peft_model, prompts, dtype, workload))
-    result = {
-        "workload": asdict(workload),
-        "dtype": dtype,
-        "num_threads": torch.get_num_threads(),
-        "native_tokens_per_s": ours,
-        "peft_tokens_per_s": theirs,
-        "native_median": statistics.median(ours),
-        "peft_median": statistics.median(theirs),
-        "ratio": statistics.median(ours) / statistics.median(theirs),
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Everything measured."""
+
+    cases: tuple[CaseResult, ...]
+    adapter_costs: tuple[AdapterCost, ...]
+
+    def headline(self) -> dict[str, float]:
+        """Return the headline figures, as far as their cases were run."""
+        figures = {}
+        for case in self.cases:
+            found = (case.shape, len(case.batch.prompts), case.batch.dtype)
+            if found == (_HEADLINE_SHAPE, _HEADLINE_ROWS, _HEADLINE_DTYPE):
+                figures |= {key: case.ratios[peer] for key, peer in _HEADLINE_PEERS.items()}
+                figures["step_over_roofline"] = case.roofline.step_over_roofline
+        for cost in self.adapter_costs:
+            if cost.shape == _HEADLINE_SHAPE:
+                figures["lora32_over_base"] = cost.loras_over_base
+                figures["prompt20_over_tokens20"] = cost.prompts_over_tokens
+        return figures
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``engine`` to the benchmarks' command line."""
+    parser = commands.add_parser("engine", help="closed batches: the native engine beside its peers")
+    parser.add_argument("--quick", action="store_true", help="the headline case only; a few minutes on two cores")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all")
+    parser.add_argument("--rows", type=int, action="append", help="default: 1, 8, 16, 32 and 64")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each side (default 5)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of every side; 0 is torch's own choice")
+    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--plot", type=Path, help="write engine.md and engine.png into this folder")
+    parser.set_defaults(run=_run)
+
+
+def run_plan(plan: Plan) -> Results:
+    """Run every case of a plan, printing each as it ends.
+
+    Raises:
+        RuntimeError: If a side stops early, or if tokens differ that must not.
+    """
+    torch.set_num_threads(plan.num_threads)
+    cases: list[CaseResult] = []
+    costs: list[AdapterCost] = []
+    for shape in plan.shapes:
+        with tempfile.TemporaryDirectory(prefix="medley-bench-") as name:
+            folder = Path(name)
+            _say(f"{shape}: writing models")
+            base = write_base(folder / "base", shape)
+            for case in _cases(shape, base, folder, plan):
+                _print_case(case)
+                cases.append(case)
+            cost = run_adapter_cost(
+                shape,
+                base,
+                folder / "costs",
+                dtype=_HEADLINE_DTYPE,
+                num_rounds=plan.num_rounds,
+                num_threads=plan.num_threads,
+            )
+            _say(
+                f"{shape}, {cost.num_rows} rows: different LoRAs keep {cost.loras_over_base:.3f} of the base's "
+                f"throughput; soft prompts take {cost.prompts_over_tokens:.3f} of the time of real tokens"
+            )
+            costs.append(cost)
+    return Results(tuple(cases), tuple(costs))
+
+
+def _cases(shape: str, base: Path, folder: Path, plan: Plan) -> Iterator[CaseResult]:
+    """Run the cases of one base, the one that compares tokens first."""
+    loras = write_loras(folder / "loras", base, [plan.rank] * plan.num_loras)
+    converted = convert(folder / "converted", base, loras if plan.has_all_peers else [])
+    prompts = random_prompts(base, [plan.num_prompt_tokens] * max(*plan.rows, _HEADLINE_ROWS))
+    compared = ("float32", _HEADLINE_ROWS, 1 if not plan.has_all_peers else plan.num_rounds)
+    for dtype, num_rows, num_rounds in [compared, *(("bfloat16", rows, plan.num_rounds) for rows in plan.rows)]:
+        _say(f"{shape}, {dtype}, {num_rows} rows")
+        batch = ClosedBatch(
+            base=base,
+            prompts=tuple(prompts[:num_rows]),
+            loras=tuple(loras[row % len(loras)] for row in range(num_rows)),
+            num_new_tokens=plan.num_new_tokens,
+            dtype=dtype,
+            num_threads=plan.num_threads,
+        )
+        yield run_case(shape, batch, converted=converted, num_rounds=num_rounds, has_all_peers=plan.has_all_peers)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    plan = Plan(
+        shapes=(_HEADLINE_SHAPE,) if arguments.quick else tuple(arguments.shape or SHAPES),
+        rows=(_HEADLINE_ROWS,) if arguments.quick else tuple(arguments.rows or (1, 8, 16, 32, 64)),
+        num_rounds=arguments.rounds,
+        num_threads=arguments.threads or torch.get_num_threads(),
+        has_all_peers=not arguments.quick,
+    )
+    results = run_plan(plan)
+    for key, figure in results.headline().items():
+        _say(f"{key}: {figure:.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(_figures(results, plan), indent=2) + "\n")
+    if arguments.plot:
+        arguments.plot.mkdir(parents=True, exist_ok=True)
+        (arguments.plot / "engine.md").write_text(markdown(results.cases, results.adapter_costs))
+        plot(results.cases, arguments.plot / "engine.png")
+
+
+def _figures(results: Results, plan: Plan) -> dict[str, object]:
+    return {
+        **results.headline(),
+        "cases": [case.figures() for case in results.cases],
+        "adapter_costs": [cost.figures() for cost in results.adapter_costs],
+        "num_rounds": plan.num_rounds,
+        "num_threads": plan.num_threads,
+        "cpu": _cpu_name(),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
     }
-    print(
-        f"{dtype}: native {result['native_median']:.0f} tokens/s, "
-        f"PEFT mixed batch {result['peft_median']:.0f} tokens/s, "
-        f"ratio {result['ratio']:.2f} (medians of {workload.num_rounds})",
-        flush=True,
+
+
+def _cpu_name() -> str:
+    """Return the processor's name, where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _print_case(case: CaseResult) -> None:
+    for name, side in case.measured.items():
+        ratio = f", ours is {case.ratios[name]:.2f} of it" if name in case.ratios else ""
+        agreed = f", {case.agreement[name]:.1%} of the tokens ours" if name in case.agreement else ""
+        _say(f"  {name}: {side.tokens_per_s:.0f} tokens/s{ratio}{agreed}")
+    line = case.roofline
+    _say(
+        f"  decode step {line.step_s * 1e3:.2f} ms, roofline {line.least_s * 1e3:.2f} ms at "
+        f"{line.bytes_per_s / 1e9:.1f} GB/s: {line.step_over_roofline:.2f} of it"
     )
-    return result
 
 
-async def _measure(
-    folder: Path, peft_model: PeftModel, prompts: Tokens, dtype: str, workload: EngineWorkload
-) -> tuple[list[float], list[float]]:
-    names = [f"lora-{row % workload.num_loras}" for row in range(workload.num_rows)]
-    adapters = [ResolvedAdapter(name, AdapterKind.LORA, folder / name, rank=workload.rank) for name in names]
-    config = NativeEngineConfig(str(folder / "base"), device="cpu", dtype=dtype, num_threads=workload.num_threads)
-    engine = NativeEngine(config)
-    await engine.start()
-    ours, theirs = [], []
-    try:
-        for measured in range(workload.num_rounds + 1):
-            start_s = time.perf_counter()
-            tokens = await _serve(engine, adapters, prompts, workload, measured)
-            middle_s = time.perf_counter()
-            expected = await asyncio.to_thread(_generate, peft_model, names, prompts, workload)
-            end_s = time.perf_counter()
-            _compare(tokens, expected, dtype)
-            # The first round warms both up: it loads the adapters and lays out memory.
-            if measured:
-                ours.append(_num_tokens(tokens) / (middle_s - start_s))
-                theirs.append(_num_tokens(expected) / (end_s - middle_s))
-    finally:
-        await engine.stop()
-    return ours, theirs
-
-
-async def _serve(
-    engine: NativeEngine, adapters: Sequence[ResolvedAdapter], prompts: Tokens, workload: EngineWorkload, turn: int
-) -> Tokens:
-    async def one(row: int) -> list[int]:
-        sampling = SamplingParams(max_new_tokens=workload.num_new_tokens)
-        request = EngineRequest(f"{turn}-{row}", tuple(prompts[row]), sampling, weight_adapter=adapters[row])
-        return [token async for output in engine.submit(request) for token in output.token_ids]
-
-    return list(await asyncio.gather(*(one(row) for row in range(workload.num_rows))))
-
-
-@torch.inference_mode()
-def _generate(model: PeftModel, names: list[str], prompts: Tokens, workload: EngineWorkload) -> Tokens:
-    input_ids = torch.tensor(prompts)
-    output = model.generate(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        adapter_names=names,
-        max_new_tokens=workload.num_new_tokens,
-        do_sample=False,
-        num_beams=1,
-    )
-    return output[:, 1:].tolist()
-
-
-def _compare(tokens: Tokens, expected: Tokens, dtype: str) -> None:
-    if dtype == "float32" and tokens != expected:
-        raise RuntimeError("the engine and PEFT disagree on a token")
-
-
-def _num_tokens(tokens: Tokens) -> int:
-    return sum(len(row) for row in tokens)
-
-
-def _write_base(folder: Path) -> None:
-    """Write FLAN-T5-small's shape with random weights; the scales keep outputs varied and clear of rounding."""
-    config = T5Config(
-        vocab_size=32128,
-        d_model=512,
-        d_kv=64,
-        d_ff=1024,
-        num_layers=8,
-        num_heads=6,
-        feed_forward_proj="gated-gelu",
-        decoder_start_token_id=0,
-        tie_word_embeddings=False,
-    )
-    model = T5ForConditionalGeneration(config)
-    with torch.no_grad():
-        model.shared.weight.mul_(0.05)
-    model.lm_head.weight = nn.Parameter(torch.randn_like(model.shared.weight))
-    model.save_pretrained(folder)
-
-
-def _write_loras(folder: Path, workload: EngineWorkload) -> PeftModel:
-    model = T5ForConditionalGeneration.from_pretrained(folder / "base")
-    options = {"r": workload.rank, "lora_alpha": workload.rank, "target_modules": ["q", "v"]}
-    config = LoraConfig(task_type=TaskType.SEQ_2_SEQ_LM, **options)
-    peft_model = get_peft_model(model, config, adapter_name="lora-0")
-    for index in range(1, workload.num_loras):
-        peft_model.add_adapter(f"lora-{index}", config)
-    for path, weight in peft_model.named_parameters():
-        if ".lora_B." in path:
-            nn.init.normal_(weight, std=0.01)
-    peft_model.save_pretrained(folder)
-    for index in range(workload.num_loras):
-        (folder / f"lora-{index}" / "README.md").unlink(missing_ok=True)
-    return peft_model.eval()
+def _say(line: str) -> None:
+    print(line, flush=True)

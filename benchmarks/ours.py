@@ -6,10 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from server.engine.base import EngineRequest
+from benchmarks.closed_batch import Tokens
+from server.core.sampling import SamplingParams
+from server.engine.base import EngineRequest, ResolvedAdapter
 from server.engine.native.engine import NativeEngine, NativeEngineConfig
 
 
@@ -50,6 +53,45 @@ class ServedBatch:
             for earlier_s, later_s in pairwise(row.arrival_s)
             if first_s <= row.start_s + earlier_s and row.start_s + later_s <= last_s
         )
+
+
+def row_requests(
+    prompts: Sequence[tuple[int, ...]],
+    num_new_tokens: int,
+    *,
+    loras: Sequence[ResolvedAdapter | None] = (),
+    soft_prompts: Sequence[ResolvedAdapter | None] = (),
+) -> list[EngineRequest]:
+    """Return one greedy request per prompt, with the LoRA and the soft prompt of its row where there are any."""
+    none = [None] * len(prompts)
+    rows = zip(prompts, loras or none, soft_prompts or none, strict=True)
+    sampling = SamplingParams(max_new_tokens=num_new_tokens)
+    return [EngineRequest(str(row), prompt, sampling, *adapters) for row, (prompt, *adapters) in enumerate(rows)]
+
+
+def config_for(
+    base: Path, batches: Sequence[Sequence[EngineRequest]], *, dtype: str, num_threads: int
+) -> NativeEngineConfig:
+    """Return a CPU engine just wide enough for these batches; the adapters of all of them stay resident."""
+    requests = [request for batch in batches for request in batch]
+    loras = {request.weight_adapter for request in requests if request.weight_adapter}
+    soft_prompts = {request.soft_prompt for request in requests if request.soft_prompt}
+    return NativeEngineConfig(
+        str(base),
+        device="cpu",
+        dtype=dtype,
+        max_num_seqs=max(len(batch) for batch in batches),
+        max_model_len=max(
+            len(request.prompt_token_ids) + (request.soft_prompt.num_virtual_tokens if request.soft_prompt else 0)
+            for request in requests
+        ),
+        max_new_tokens=max(request.sampling.max_new_tokens for request in requests),
+        max_loras=max(1, len(loras)),
+        max_lora_rank=max((lora.rank for lora in loras), default=1),
+        max_soft_prompts=max(1, len(soft_prompts)),
+        max_virtual_tokens=max((prompt.num_virtual_tokens for prompt in soft_prompts), default=1),
+        num_threads=num_threads,
+    )
 
 
 async def serve_row(engine: NativeEngine, request: EngineRequest) -> ServedRow:
@@ -107,3 +149,26 @@ class OurEngine:
     def serve(self, requests: Sequence[EngineRequest]) -> ServedBatch:
         """Serve requests submitted all at once; see :func:`serve_batch`."""
         return self._loop.run(serve_batch(self._engine, requests))
+
+
+class OurSide:
+    """The same requests again and again on one engine: a side of a closed batch.
+
+    Args:
+        engine: A started engine.
+        requests: What it serves, all at once.
+
+    Attributes:
+        steps_s: Median decode step of each pass so far, in seconds.
+    """
+
+    def __init__(self, engine: OurEngine, requests: Sequence[EngineRequest]) -> None:
+        self._engine = engine
+        self._requests = requests
+        self.steps_s: list[float] = []
+
+    def serve(self) -> Tokens:
+        """Serve all requests once."""
+        served = self._engine.serve(self._requests)
+        self.steps_s.append(served.step_s())
+        return [list(row.token_ids) for row in served.rows]
