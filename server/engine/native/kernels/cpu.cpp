@@ -1,0 +1,394 @@
+// The decode step's small kernels for x86-64 with AVX-512: norm, gated GELU, attention of one token, LoRA by row.
+//
+// Between two matrix products of a decode step lie many small operations; as one torch call each they cost more than
+// the work they do. Each function here is one such stretch: it reads every number once, in the serving type (float32 or
+// bfloat16), computes in float32 and splits its rows over the OpenMP threads torch already runs. Nothing is allocated
+// per call beyond a thread's scratch, which grows and stays. Callers pass addresses: `cpu.py` holds the tensors and is the only caller.
+//
+// Legend: B rows, N rows or tokens, D width, H heads, K head width, L positions, F feed-forward width, R rank.
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace {
+
+constexpr int64_t LANES = 16;
+struct bf16 {
+    uint16_t bits;
+};
+
+inline __m512 load(const float *from) { return _mm512_loadu_ps(from); }
+inline __m512 load(const bf16 *from) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+inline void store(float *to, __m512 value) { _mm512_storeu_ps(to, value); }
+// Rounds to nearest even; a NaN keeps its upper bits, among them the one that makes it quiet.
+inline void store(bf16 *to, __m512 value) {
+    const __m512i bits = _mm512_castps_si512(value);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __m512i chosen = _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, is_nan, quiet), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtepi32_epi16(chosen));
+}
+
+// e^x to float32's precision: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; NaN stays NaN.
+inline __m512 exp512(__m512 x) {
+    const __m512 low = _mm512_set1_ps(-104.0f), high = _mm512_set1_ps(88.8f);
+    // The operand order matters: min and max return the second operand when one is NaN.
+    x = _mm512_min_ps(high, _mm512_max_ps(low, x));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)),
+                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.0f / 5040);
+    for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(coefficient));
+    return _mm512_scalef_ps(p, n);
+}
+
+template <typename T>
+float dot(const T *a, const T *b, int64_t size) {
+    __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+    int64_t at = 0;
+    for (; at + 2 * LANES <= size; at += 2 * LANES) {
+        even = _mm512_fmadd_ps(load(a + at), load(b + at), even);
+        odd = _mm512_fmadd_ps(load(a + at + LANES), load(b + at + LANES), odd);
+    }
+    if (at < size) even = _mm512_fmadd_ps(load(a + at), load(b + at), even);
+    return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+}
+
+template <typename T>
+void rms_norm(const T *x_ND, const T *gamma_D, T *y_ND, int64_t num_rows, int64_t width, float eps) {
+#pragma omp parallel for if (num_rows * width > 4096)
+    for (int64_t row = 0; row < num_rows; ++row) {
+        const T *x_D = x_ND + row * width;
+        T *y_D = y_ND + row * width;
+        const float scale = 1.0f / __builtin_sqrtf(dot(x_D, x_D, width) / static_cast<float>(width) + eps);
+        const __m512 scale_512 = _mm512_set1_ps(scale);
+        for (int64_t at = 0; at < width; at += LANES)
+            store(y_D + at, _mm512_mul_ps(_mm512_mul_ps(load(x_D + at), scale_512), load(gamma_D + at)));
+    }
+}
+
+// gelu(gate) * linear, with the tanh form of GELU written as gate * sigmoid(2u).
+template <typename T>
+void gated_gelu(const T *h_N2F, T *y_NF, int64_t num_rows, int64_t width) {
+    const __m512 one = _mm512_set1_ps(1.0f), cubic = _mm512_set1_ps(0.044715f);
+    const __m512 minus_two_c = _mm512_set1_ps(-2.0f * 0.7978845608028654f);
+#pragma omp parallel for if (num_rows * width > 4096)
+    for (int64_t row = 0; row < num_rows; ++row) {
+        const T *gate_F = h_N2F + row * 2 * width, *linear_F = gate_F + width;
+        T *y_F = y_NF + row * width;
+        for (int64_t at = 0; at < width; at += LANES) {
+            const __m512 g = load(gate_F + at);
+            const __m512 inner = _mm512_mul_ps(g, _mm512_fmadd_ps(_mm512_mul_ps(g, g), cubic, one));
+            const __m512 sigmoid = _mm512_div_ps(one, _mm512_add_ps(one, exp512(_mm512_mul_ps(inner, minus_two_c))));
+            store(y_F + at, _mm512_mul_ps(_mm512_mul_ps(g, sigmoid), load(linear_F + at)));
+        }
+    }
+}
+
+// One query against the first num_positions keys and values of one head. `score_L` is scratch, padded to whole lanes.
+template <typename T, int64_t K>
+void attend(const T *q_K, const T *k_LK, const T *v_LK, const float *bias_L, int64_t num_positions, float *score_L,
+            T *y_K) {
+    constexpr int64_t PARTS = K / LANES;
+    __m512 q[PARTS];
+    for (int64_t part = 0; part < PARTS; ++part) q[part] = load(q_K + part * LANES);
+    for (int64_t at = 0; at < num_positions; ++at) {
+        __m512 sum = _mm512_mul_ps(q[0], load(k_LK + at * K));
+        for (int64_t part = 1; part < PARTS; ++part) sum = _mm512_fmadd_ps(q[part], load(k_LK + at * K + part * LANES), sum);
+        score_L[at] = _mm512_reduce_add_ps(sum);
+    }
+    for (int64_t at = num_positions; at % LANES; ++at) score_L[at] = -__builtin_inff();
+    __m512 top = _mm512_set1_ps(-__builtin_inff());
+    for (int64_t at = 0; at < num_positions; at += LANES) {
+        __m512 score = load(score_L + at);
+        if (bias_L) {
+            const int64_t left = num_positions - at;
+            const __mmask16 mask = left < LANES ? (1u << left) - 1 : 0xffff;
+            score = _mm512_mask_add_ps(score, mask, score, _mm512_maskz_loadu_ps(mask, bias_L + at));
+            store(score_L + at, score);
+        }
+        top = _mm512_max_ps(top, score);
+    }
+    const __m512 top_512 = _mm512_set1_ps(_mm512_reduce_max_ps(top));
+    __m512 total = _mm512_setzero_ps();
+    for (int64_t at = 0; at < num_positions; at += LANES) {
+        const __m512 weight = exp512(_mm512_sub_ps(load(score_L + at), top_512));
+        store(score_L + at, weight);
+        total = _mm512_add_ps(total, weight);
+    }
+    __m512 even[PARTS], odd[PARTS];
+    for (int64_t part = 0; part < PARTS; ++part) even[part] = odd[part] = _mm512_setzero_ps();
+    for (int64_t at = 0; at + 1 < num_positions; at += 2) {
+        const __m512 weight = _mm512_set1_ps(score_L[at]), next_weight = _mm512_set1_ps(score_L[at + 1]);
+        for (int64_t part = 0; part < PARTS; ++part) {
+            even[part] = _mm512_fmadd_ps(weight, load(v_LK + at * K + part * LANES), even[part]);
+            odd[part] = _mm512_fmadd_ps(next_weight, load(v_LK + (at + 1) * K + part * LANES), odd[part]);
+        }
+    }
+    if (num_positions % 2) {
+        const __m512 weight = _mm512_set1_ps(score_L[num_positions - 1]);
+        for (int64_t part = 0; part < PARTS; ++part)
+            even[part] = _mm512_fmadd_ps(weight, load(v_LK + (num_positions - 1) * K + part * LANES), even[part]);
+    }
+    const __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(total));
+    for (int64_t part = 0; part < PARTS; ++part)
+        store(y_K + part * LANES, _mm512_mul_ps(_mm512_add_ps(even[part], odd[part]), share));
+}
+
+float *scratch(int64_t size) {
+    thread_local std::vector<float> kept;
+    if (static_cast<int64_t>(kept.size()) < size) kept.resize(size);
+    return kept.data();
+}
+
+int64_t whole_lanes(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
+
+struct CacheShape {
+    int64_t num_rows, num_heads, row_stride, head_stride;
+};
+
+// The newest token of each row against its own past; writes that token's key and value into the cache first.
+template <typename T, int64_t K>
+void self_attention(const T *qkv_B3HK, T *keys, T *values, const float *bias_HA, int64_t bias_stride,
+                    const int64_t *position_B, T *y_BHK, CacheShape shape) {
+#pragma omp parallel for collapse(2)
+    for (int64_t row = 0; row < shape.num_rows; ++row)
+        for (int64_t head = 0; head < shape.num_heads; ++head) {
+            const int64_t position = position_B[row], num_positions = position + 1;
+            const int64_t place = row * shape.row_stride + head * shape.head_stride;
+            const T *q_K = qkv_B3HK + (row * 3 * shape.num_heads + head) * K;
+            std::memcpy(keys + place + position * K, q_K + shape.num_heads * K, sizeof(T) * K);
+            std::memcpy(values + place + position * K, q_K + 2 * shape.num_heads * K, sizeof(T) * K);
+            // The bias lies by age, oldest first: the last num_positions of it are ages position .. 0.
+            const float *bias_L = bias_HA + (head + 1) * bias_stride - num_positions;
+            attend<T, K>(q_K, keys + place, values + place, bias_L, num_positions, scratch(whole_lanes(num_positions)),
+                         y_BHK + (row * shape.num_heads + head) * K);
+        }
+}
+
+// One query of each row against the encoder's keys and values of that row, as many as it has.
+template <typename T, int64_t K>
+void cross_attention(const T *q_BHK, const T *keys, const T *values, const int64_t *length_B, T *y_BHK,
+                     CacheShape shape) {
+#pragma omp parallel for collapse(2) schedule(dynamic, 4)
+    for (int64_t row = 0; row < shape.num_rows; ++row)
+        for (int64_t head = 0; head < shape.num_heads; ++head) {
+            const int64_t place = row * shape.row_stride + head * shape.head_stride;
+            const int64_t own = (row * shape.num_heads + head) * K;
+            attend<T, K>(q_BHK + own, keys + place, values + place, nullptr, length_B[row],
+                         scratch(whole_lanes(length_B[row])), y_BHK + own);
+        }
+}
+
+// What one adapter does to one module: y[start .. start + width] += B (A x).
+struct Part {
+    int64_t a_RD, b_RW, rank, start, width;
+};
+
+template <typename T>
+void add_part(const Part &part, const T *x_D, int64_t in_width, T *y_O) {
+    const T *a_RD = reinterpret_cast<const T *>(part.a_RD), *b_RW = reinterpret_cast<const T *>(part.b_RW);
+    float *h_R = scratch(part.rank);
+    for (int64_t rank = 0; rank < part.rank; ++rank) h_R[rank] = dot(a_RD + rank * in_width, x_D, in_width);
+    T *y_W = y_O + part.start;
+    for (int64_t at = 0; at < part.width; at += LANES) {
+        __m512 even = load(y_W + at), odd = _mm512_setzero_ps();
+        int64_t rank = 0;
+        for (; rank + 1 < part.rank; rank += 2) {
+            even = _mm512_fmadd_ps(_mm512_set1_ps(h_R[rank]), load(b_RW + rank * part.width + at), even);
+            odd = _mm512_fmadd_ps(_mm512_set1_ps(h_R[rank + 1]), load(b_RW + (rank + 1) * part.width + at), odd);
+        }
+        if (rank < part.rank)
+            even = _mm512_fmadd_ps(_mm512_set1_ps(h_R[rank]), load(b_RW + rank * part.width + at), even);
+        store(y_W + at, _mm512_add_ps(even, odd));
+    }
+}
+
+// Adds each row's adapter at one site. An adapter's table: for each site the index of its first part, one index more,
+// then the parts. A row without an adapter has address 0 and costs nothing.
+template <typename T>
+void add_lora(const int64_t *table_B, int64_t num_rows, int64_t site, int64_t num_sites, const T *x_BD,
+              int64_t in_width, T *y_BO, int64_t out_width) {
+    thread_local std::vector<std::pair<int64_t, const Part *>> work;
+    work.clear();
+    for (int64_t row = 0; row < num_rows; ++row) {
+        if (!table_B[row]) continue;
+        const auto *first = reinterpret_cast<const int64_t *>(table_B[row]);
+        const auto *parts = reinterpret_cast<const Part *>(first + num_sites + 1);
+        for (int64_t part = first[site]; part < first[site + 1]; ++part) work.emplace_back(row, parts + part);
+    }
+    const int64_t num_items = static_cast<int64_t>(work.size());
+    const auto *items = work.data();
+#pragma omp parallel for if (num_items > 1)
+    for (int64_t item = 0; item < num_items; ++item)
+        add_part(*items[item].second, x_BD + items[item].first * in_width, in_width, y_BO + items[item].first * out_width);
+}
+
+// The token with the largest logit, the first of equals; -1 where a logit is NaN or positive infinity.
+template <typename T>
+int64_t best_token(const T *logit_V, int64_t size) {
+    const __m512i step = _mm512_set1_epi32(LANES);
+    __m512i token = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), best_token = token;
+    __m512 best = load(logit_V);
+    __mmask16 is_nan = _mm512_cmp_ps_mask(best, best, _CMP_UNORD_Q);
+    for (int64_t at = LANES; at < size; at += LANES) {
+        const __m512 logit = load(logit_V + at);
+        token = _mm512_add_epi32(token, step);
+        is_nan |= _mm512_cmp_ps_mask(logit, logit, _CMP_UNORD_Q);
+        const __mmask16 is_better = _mm512_cmp_ps_mask(logit, best, _CMP_GT_OQ);
+        best = _mm512_mask_mov_ps(best, is_better, logit);
+        best_token = _mm512_mask_mov_epi32(best_token, is_better, token);
+    }
+    const float top = _mm512_reduce_max_ps(best);
+    if (is_nan || top == __builtin_inff()) return -1;
+    const __mmask16 is_top = _mm512_cmp_ps_mask(best, _mm512_set1_ps(top), _CMP_EQ_OQ);
+    return _mm512_mask_reduce_min_epi32(is_top, best_token);
+}
+
+template <typename T>
+void argmax(const T *logit_BV, int64_t *token_B, int64_t num_rows, int64_t size) {
+#pragma omp parallel for if (num_rows > 1)
+    for (int64_t row = 0; row < num_rows; ++row) token_B[row] = best_token(logit_BV + row * size, size);
+}
+
+template <typename T>
+T *address(PyObject *number) {
+    return static_cast<T *>(PyLong_AsVoidPtr(number));
+}
+
+int64_t integer(PyObject *number) { return PyLong_AsLongLong(number); }
+
+// Runs `call` for float32 or bfloat16 without holding the interpreter, so that adapters can load meanwhile.
+template <typename Call>
+PyObject *run(PyObject *is_bf16, Call call) {
+    const bool narrow = PyObject_IsTrue(is_bf16);
+    if (PyErr_Occurred()) return nullptr;
+    Py_BEGIN_ALLOW_THREADS
+    if (narrow)
+        call(bf16{});
+    else
+        call(float{});
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+// Calls with the head width as a constant; `cpu.py` offers no other.
+template <typename Call>
+void with_head_width(int64_t head_width, Call call) {
+    if (head_width == 32) call(std::integral_constant<int64_t, 32>{});
+    if (head_width == 64) call(std::integral_constant<int64_t, 64>{});
+    if (head_width == 128) call(std::integral_constant<int64_t, 128>{});
+}
+
+PyObject *py_rms_norm(PyObject *, PyObject *const *args, Py_ssize_t) {
+    auto *x = address<void>(args[1]), *gamma = address<void>(args[2]), *y = address<void>(args[3]);
+    const int64_t num_rows = integer(args[4]), width = integer(args[5]);
+    const auto eps = static_cast<float>(PyFloat_AsDouble(args[6]));
+    return run(args[0], [=](auto kind) {
+        using T = decltype(kind);
+        rms_norm(static_cast<const T *>(x), static_cast<const T *>(gamma), static_cast<T *>(y), num_rows, width, eps);
+    });
+}
+
+PyObject *py_gated_gelu(PyObject *, PyObject *const *args, Py_ssize_t) {
+    auto *h = address<void>(args[1]), *y = address<void>(args[2]);
+    const int64_t num_rows = integer(args[3]), width = integer(args[4]);
+    return run(args[0], [=](auto kind) {
+        using T = decltype(kind);
+        gated_gelu(static_cast<const T *>(h), static_cast<T *>(y), num_rows, width);
+    });
+}
+
+PyObject *py_self_attention(PyObject *, PyObject *const *args, Py_ssize_t) {
+    auto *qkv = address<void>(args[1]), *keys = address<void>(args[2]), *values = address<void>(args[3]);
+    const auto *bias = address<float>(args[4]);
+    const int64_t bias_stride = integer(args[5]);
+    const auto *position = address<int64_t>(args[6]);
+    auto *y = address<void>(args[7]);
+    const CacheShape shape{integer(args[8]), integer(args[9]), integer(args[10]), integer(args[11])};
+    const int64_t head_width = integer(args[12]);
+    return run(args[0], [=](auto kind) {
+        using T = decltype(kind);
+        with_head_width(head_width, [=](auto width) {
+            self_attention<T, decltype(width)::value>(static_cast<const T *>(qkv), static_cast<T *>(keys),
+                                                      static_cast<T *>(values), bias, bias_stride, position,
+                                                      static_cast<T *>(y), shape);
+        });
+    });
+}
+
+PyObject *py_cross_attention(PyObject *, PyObject *const *args, Py_ssize_t) {
+    auto *q = address<void>(args[1]), *keys = address<void>(args[2]), *values = address<void>(args[3]);
+    const auto *length = address<int64_t>(args[4]);
+    auto *y = address<void>(args[5]);
+    const CacheShape shape{integer(args[6]), integer(args[7]), integer(args[8]), integer(args[9])};
+    const int64_t head_width = integer(args[10]);
+    return run(args[0], [=](auto kind) {
+        using T = decltype(kind);
+        with_head_width(head_width, [=](auto width) {
+            cross_attention<T, decltype(width)::value>(static_cast<const T *>(q), static_cast<const T *>(keys),
+                                                       static_cast<const T *>(values), length, static_cast<T *>(y),
+                                                       shape);
+        });
+    });
+}
+
+PyObject *py_add_lora(PyObject *, PyObject *const *args, Py_ssize_t) {
+    const auto *table = address<int64_t>(args[1]);
+    const int64_t num_rows = integer(args[2]), site = integer(args[3]), num_sites = integer(args[4]);
+    auto *x = address<void>(args[5]);
+    const int64_t in_width = integer(args[6]);
+    auto *y = address<void>(args[7]);
+    const int64_t out_width = integer(args[8]);
+    return run(args[0], [=](auto kind) {
+        using T = decltype(kind);
+        add_lora(table, num_rows, site, num_sites, static_cast<const T *>(x), in_width, static_cast<T *>(y), out_width);
+    });
+}
+
+PyObject *py_argmax(PyObject *, PyObject *const *args, Py_ssize_t) {
+    auto *logits = address<void>(args[1]);
+    auto *token = address<int64_t>(args[2]);
+    const int64_t num_rows = integer(args[3]), size = integer(args[4]);
+    return run(args[0], [=](auto kind) {
+        using T = decltype(kind);
+        argmax(static_cast<const T *>(logits), token, num_rows, size);
+    });
+}
+
+template <PyObject *(*FUNCTION)(PyObject *, PyObject *const *, Py_ssize_t), Py_ssize_t NUM_ARGS>
+PyObject *checked(PyObject *module, PyObject *const *args, Py_ssize_t num_args) {
+    if (num_args != NUM_ARGS) return PyErr_Format(PyExc_TypeError, "%zd arguments expected", NUM_ARGS);
+    return FUNCTION(module, args, num_args);
+}
+
+#define METHOD(name, num_args) \
+    {#name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(checked<py_##name, num_args>)), METH_FASTCALL, nullptr}
+
+PyMethodDef methods[] = {
+    METHOD(rms_norm, 7),         METHOD(gated_gelu, 5), METHOD(self_attention, 13),
+    METHOD(cross_attention, 11), METHOD(add_lora, 9),   METHOD(argmax, 5),
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpu", "The decode step's small kernels; see cpu.py.", -1, methods};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__cpu() { return PyModule_Create(&module); }

@@ -1,0 +1,135 @@
+"""The compiled kernels as functions of tensors; the only caller of the extension ``_cpu``.
+
+They run where the processor has AVX-512 and the package was built with a C++ compiler; :func:`can_run` tells. Every
+function reads and writes contiguous tensors of one dtype, float32 or bfloat16, and computes in float32. They use the
+threads of torch's own pool. Step thread only.
+
+Legend: B rows, N rows or tokens, D width, H heads, K head width, L encoder positions, T decoder positions, F
+feed-forward width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+try:
+    from server.engine.native.kernels import _cpu
+except ImportError:
+    _cpu = None
+
+NOT_FINITE = -1
+"""What :func:`argmax` says of a row whose logits hold NaN or infinity."""
+
+_LANES = 16
+_HEAD_WIDTHS = {32, 64, 128}
+
+
+def can_run(weight: Tensor, *, widths: tuple[int, ...] = (), head_width: int = 64) -> bool:
+    """Whether the kernels serve a model with weights like this one and rows of these widths."""
+    return (
+        _cpu is not None
+        and weight.device.type == "cpu"
+        and weight.dtype in {torch.float32, torch.bfloat16}
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and head_width in _HEAD_WIDTHS
+        and all(width % _LANES == 0 for width in widths)
+    )
+
+
+def rms_norm(x_ND: Tensor, gamma_D: Tensor, eps: float) -> Tensor:
+    """Return x / √(mean(x²) + eps) · gamma."""
+    y_ND = torch.empty_like(x_ND)
+    _cpu.rms_norm(_is_bf16(x_ND), x_ND.data_ptr(), gamma_D.data_ptr(), y_ND.data_ptr(), *x_ND.shape, eps)
+    return y_ND
+
+
+def gated_gelu(h_N2F: Tensor) -> Tensor:
+    """Return gelu(first half) · second half, (N, F), with GELU in its tanh form."""
+    y_NF = h_N2F.new_empty(h_N2F.shape[0], h_N2F.shape[1] // 2)
+    _cpu.gated_gelu(_is_bf16(h_N2F), h_N2F.data_ptr(), y_NF.data_ptr(), *y_NF.shape)
+    return y_NF
+
+
+def self_attention(
+    qkv_B3HK: Tensor, keys_SHTK: Tensor, values_SHTK: Tensor, bias_HT: Tensor, position_B: Tensor
+) -> Tensor:
+    """Store each row's newest key and value at its position, attend to all up to it; return (B, H·K).
+
+    Args:
+        qkv_B3HK: Queries, keys and values side by side, (B, 3·H·K).
+        keys_SHTK: Cached keys of the layer, row by slot; row i is slot i.
+        values_SHTK: Cached values.
+        bias_HT: Float32 bias by age, the oldest first, so that the last entry is the newest token's own.
+        position_B: Where each row stands, int64.
+    """
+    num_rows, num_heads, width = len(qkv_B3HK), keys_SHTK.shape[1], keys_SHTK.shape[3]
+    y_BHK = qkv_B3HK.new_empty(num_rows, num_heads * width)
+    _cpu.self_attention(
+        _is_bf16(qkv_B3HK),
+        qkv_B3HK.data_ptr(),
+        keys_SHTK.data_ptr(),
+        values_SHTK.data_ptr(),
+        bias_HT.data_ptr(),
+        bias_HT.shape[1],
+        position_B.data_ptr(),
+        y_BHK.data_ptr(),
+        num_rows,
+        num_heads,
+        keys_SHTK.stride(0),
+        keys_SHTK.stride(1),
+        width,
+    )
+    return y_BHK
+
+
+def cross_attention(q_BHK: Tensor, keys_SHLK: Tensor, values_SHLK: Tensor, length_B: Tensor) -> Tensor:
+    """Attend from one query per row to the row's first ``length_B`` encoder positions; return (B, H·K)."""
+    num_rows, num_heads, width = len(q_BHK), keys_SHLK.shape[1], keys_SHLK.shape[3]
+    y_BHK = torch.empty_like(q_BHK)
+    _cpu.cross_attention(
+        _is_bf16(q_BHK),
+        q_BHK.data_ptr(),
+        keys_SHLK.data_ptr(),
+        values_SHLK.data_ptr(),
+        length_B.data_ptr(),
+        y_BHK.data_ptr(),
+        num_rows,
+        num_heads,
+        keys_SHLK.stride(0),
+        keys_SHLK.stride(1),
+        width,
+    )
+    return y_BHK
+
+
+def add_lora(table_B: Tensor, site: int, num_sites: int, x_BD: Tensor, y_BO: Tensor) -> None:
+    """Add B(Ax) of each row's adapter at one site to ``y_BO`` in place.
+
+    Args:
+        table_B: Address of each row's adapter table, int64; 0 for the base. See ``layers/lora.py`` for what is in one.
+        site: Index of the site in the tables.
+        num_sites: Sites in the tables.
+        x_BD: Input of the site.
+        y_BO: Its output.
+    """
+    _cpu.add_lora(
+        _is_bf16(x_BD),
+        table_B.data_ptr(),
+        len(x_BD),
+        site,
+        num_sites,
+        x_BD.data_ptr(),
+        x_BD.shape[1],
+        y_BO.data_ptr(),
+        y_BO.shape[1],
+    )
+
+
+def argmax(logits_BV: Tensor) -> Tensor:
+    """Return each row's best token, the first of equals, or :data:`NOT_FINITE`."""
+    token_B = torch.empty(len(logits_BV), dtype=torch.long)
+    _cpu.argmax(_is_bf16(logits_BV), logits_BV.data_ptr(), token_B.data_ptr(), *logits_BV.shape)
+    return token_B
+
+
+def _is_bf16(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16
