@@ -23,7 +23,7 @@ class ResolvedAdapter:
         digest: SHA-256 content address; the identity for slots and caches.
         kind: Which family it is.
         path: Folder with the verified PEFT files, on local disk.
-        num_virtual_tokens: Positions a soft prompt adds to the encoder input; 0 for weight adapters.
+        num_virtual_tokens: Length of a soft prompt or a prefix; 0 for weight adapters.
         rank: Largest rank of a LoRA; 0 for soft prompts.
     """
 
@@ -32,6 +32,16 @@ class ResolvedAdapter:
     path: Path
     num_virtual_tokens: int = 0
     rank: int = 0
+
+    @property
+    def num_encoder_tokens(self) -> int:
+        """Positions it adds to the encoder input: those of a soft prompt. A prefix stands in the decoder."""
+        return self.num_virtual_tokens if self.kind is AdapterKind.PROMPT else 0
+
+    @property
+    def num_decoder_tokens(self) -> int:
+        """Positions it takes before a row's first generated token: those of a prefix."""
+        return self.num_virtual_tokens if self.kind is AdapterKind.PREFIX else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +52,8 @@ class EngineRequest:
         request_id: Unique among the requests in flight.
         prompt_token_ids: Encoder input, special tokens included, not empty.
         sampling: How to choose tokens; stop strings are the service's business and are ignored here.
-        weight_adapter: LoRA-like adapter, or None.
-        soft_prompt: Soft prompt, or None.
+        weight_adapter: Adapter that changes the base's layers, or None.
+        soft_prompt: Soft prompt or prefix, or None.
         deadline_s: Monotonic time at which the row ends with ``deadline``, or None.
     """
 
@@ -89,8 +99,8 @@ class EngineInfo:
         max_new_tokens: Most generated tokens of a request.
         max_loras: Weight adapters resident on the device at once.
         max_lora_rank: Largest rank accepted.
-        max_soft_prompts: Soft prompts resident on the device at once.
-        max_virtual_tokens: Longest soft prompt accepted.
+        max_soft_prompts: Soft prompts and prefixes resident on the device at once.
+        max_virtual_tokens: Longest soft prompt or prefix accepted.
     """
 
     name: str

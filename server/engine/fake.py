@@ -305,7 +305,7 @@ class FakeEngine:
 
     def _emit(self, row: _Row) -> None:
         sampling = row.request.sampling
-        num_positions = len(row.request.prompt_token_ids) + sum(each.num_virtual_tokens for each in row.adapters)
+        num_positions = len(row.request.prompt_token_ids) + sum(each.num_encoder_tokens for each in row.adapters)
         if num_positions > self._config.max_model_len:
             error = InvalidArgumentError(f"the prompt has {num_positions} positions")
             self._end(row, EngineOutput(finish_reason=FinishReason.ERROR, error=error))

@@ -174,7 +174,7 @@ class InferenceService:
         return await asyncio.to_thread(self._tokenizer.encode, prompt)
 
     def _check_length(self, num_tokens: int, adapters: Sequence[ServableAdapter]) -> None:
-        num_virtual_tokens = sum(adapter.resolved.num_virtual_tokens for adapter in adapters)
+        num_virtual_tokens = sum(adapter.resolved.num_encoder_tokens for adapter in adapters)
         limit = self._engine.info.max_model_len
         if num_tokens + num_virtual_tokens > limit:
             virtual = f" and {num_virtual_tokens} virtual tokens" if num_virtual_tokens else ""

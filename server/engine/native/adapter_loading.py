@@ -4,39 +4,43 @@ Knows no slots. Any thread; takes as long as reading the file.
 """
 
 import torch
+from torch import Tensor
 
-from adapters.adapter_weights import PrefixWeights, WeightAdapterWeights
+from adapters.adapter_weights import Float32Array, PrefixWeights, WeightAdapterWeights
 from adapters.codec import CodecLimits, read_adapter
-from adapters.errors import AdapterError, InvalidAdapterError, StoreError, UnsupportedAdapterError
+from adapters.errors import AdapterError, InvalidAdapterError, StoreError
 from adapters.manifest import BaseModelSpec
 from server.core.errors import ErrorCode, FailedPreconditionError, InternalError, MedleyError, code_of
 from server.engine.base import ResolvedAdapter
-from server.engine.native.layers.lora import Target, build_lora
-from server.engine.native.prefill import AdapterPayload
+from server.engine.native.adapter_payload import AdapterPayload
+from server.engine.native.layers.prefix import Prefix
+from server.engine.native.layers.weight_adapter import AdaptableBase, build_weight_adapter
 
 
 class AdapterLoader:
     """Loads adapters for one base model.
 
     Args:
-        base: What the base demands.
-        targets: Where its modules lie in the fused layers.
+        spec: What the base demands.
+        base: What of it adapters may change.
         limits: Largest rank and longest soft prompt.
         device: Where the weights go.
         dtype: Serving dtype.
+        cache_dtype: Dtype of cached keys and values.
     """
 
     def __init__(
         self,
-        base: BaseModelSpec,
-        targets: dict[str, Target],
+        spec: BaseModelSpec,
+        base: AdaptableBase,
         limits: CodecLimits,
         *,
         device: torch.device,
         dtype: torch.dtype,
+        cache_dtype: torch.dtype,
     ) -> None:
-        self._base, self._targets, self._limits = base, targets, limits
-        self._device, self._dtype = device, dtype
+        self._spec, self._base, self._limits = spec, base, limits
+        self._device, self._dtype, self._cache_dtype = device, dtype, cache_dtype
 
     @torch.inference_mode()
     def load(self, adapter: ResolvedAdapter) -> AdapterPayload:
@@ -46,21 +50,28 @@ class AdapterLoader:
             AdapterError: If the files are not a sound adapter for this base.
         """
         try:
-            weights = read_adapter(adapter.path, self._base, self._limits)
+            weights = read_adapter(adapter.path, self._spec, self._limits)
         except OSError as error:
             raise StoreError("the adapter's files cannot be read; try again later") from error
         if isinstance(weights, WeightAdapterWeights):
-            return build_lora(weights, self._targets, device=self._device, dtype=self._dtype)
+            return build_weight_adapter(weights, self._base, device=self._device, dtype=self._dtype)
         if isinstance(weights, PrefixWeights):
-            raise UnsupportedAdapterError("the native engine does not serve prefix tuning")
-        if len(weights.embeddings) != adapter.num_virtual_tokens:
+            self._check_length(weights.keys.shape[1], adapter)
+            return Prefix(*(self._cast(array, self._cache_dtype) for array in (weights.keys, weights.values)))
+        self._check_length(len(weights.embeddings), adapter)
+        return self._cast(weights.embeddings, self._dtype)
+
+    def _check_length(self, num_virtual_tokens: int, adapter: ResolvedAdapter) -> None:
+        if num_virtual_tokens != adapter.num_virtual_tokens:
             raise InvalidAdapterError(
-                f"the soft prompt has {len(weights.embeddings)} tokens, not the {adapter.num_virtual_tokens} on record"
+                f"the {adapter.kind} has {num_virtual_tokens} tokens, not the {adapter.num_virtual_tokens} on record"
             )
-        prompt_PD = torch.from_numpy(weights.embeddings).to(device=self._device, dtype=self._dtype)
-        if not prompt_PD.isfinite().all():
-            raise InvalidAdapterError("the soft prompt holds values that are not finite in the serving dtype")
-        return prompt_PD
+
+    def _cast(self, array: Float32Array, dtype: torch.dtype) -> Tensor:
+        tensor = torch.from_numpy(array).to(device=self._device, dtype=dtype)
+        if not tensor.isfinite().all():
+            raise InvalidAdapterError("the adapter holds values that are not finite in the serving dtype")
+        return tensor
 
 
 def loading_error(error: Exception) -> MedleyError:

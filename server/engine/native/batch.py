@@ -35,14 +35,25 @@ class Row:
     ended: bool = False
 
     @property
-    def num_virtual_tokens(self) -> int:
-        """Encoder positions taken by the soft prompt."""
-        return self.request.soft_prompt.num_virtual_tokens if self.request.soft_prompt else 0
+    def num_encoder_tokens(self) -> int:
+        """Encoder positions, those of a soft prompt included."""
+        own = self.request.soft_prompt.num_encoder_tokens if self.request.soft_prompt else 0
+        return own + len(self.request.prompt_token_ids)
 
     @property
-    def num_encoder_tokens(self) -> int:
-        """Encoder positions, virtual tokens included."""
-        return self.num_virtual_tokens + len(self.request.prompt_token_ids)
+    def num_prefix_tokens(self) -> int:
+        """Decoder positions taken by a prefix."""
+        return self.request.soft_prompt.num_decoder_tokens if self.request.soft_prompt else 0
+
+    @property
+    def num_decoder_tokens(self) -> int:
+        """Decoder positions behind the row: its prefix's, and one for each token it has generated."""
+        return self.num_prefix_tokens + len(self.token_ids)
+
+    @property
+    def num_tokens_left(self) -> int:
+        """Tokens it may still generate, at most."""
+        return self.request.sampling.max_new_tokens - len(self.token_ids)
 
     @property
     def adapters(self) -> tuple[ResolvedAdapter, ...]:

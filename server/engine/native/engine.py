@@ -35,7 +35,9 @@ from server.engine.native.adapter_loading import AdapterLoader
 from server.engine.native.batch import Row
 from server.engine.native.config import NativeEngineConfig
 from server.engine.native.families.seq2seq import Seq2SeqModel
-from server.engine.native.families.seq2seq_weights import model_folder
+from server.engine.native.families.seq2seq_weights import model_folder, read_linear
+from server.engine.native.kv_cache import cache_dtype
+from server.engine.native.layers.weight_adapter import AdaptableBase
 from server.engine.native.runner import Runner
 from server.engine.native.scheduler import Scheduler
 from server.engine.native.step_loop import Outputs, StepLoop, new_future
@@ -191,10 +193,16 @@ class NativeEngine(Engine):
             base = read_base_spec(folder, None if Path(config.model).is_dir() else config.model)
         except AdapterError as error:
             raise FailedPreconditionError(error.message) from error
-        sizes = {"max_encoder_len": config.max_model_len, "max_decoder_len": config.max_new_tokens}
+        sizes = {
+            "max_encoder_len": config.max_model_len,
+            "max_decoder_len": config.max_virtual_tokens + config.max_new_tokens,
+        }
         model = Seq2SeqModel.load(folder, device=device, dtype=dtype, **sizes)
         limits = CodecLimits(max_rank=config.max_lora_rank, max_virtual_tokens=config.max_virtual_tokens)
-        self._loader = AdapterLoader(base, model.targets, limits, device=device, dtype=dtype)
+        adaptable = AdaptableBase(model.targets, model.norms, partial(read_linear, folder))
+        self._loader = AdapterLoader(
+            base, adaptable, limits, device=device, dtype=dtype, cache_dtype=cache_dtype(model.embedding_VD)
+        )
         self._steps = StepLoop(
             Scheduler(
                 max_num_seqs=config.max_num_seqs,
@@ -212,7 +220,8 @@ class NativeEngine(Engine):
             max_num_seqs=config.max_num_seqs,
             max_model_len=config.max_model_len,
             max_new_tokens=config.max_new_tokens,
-            payload=self._steps.adapters.payload,
+            max_virtual_tokens=config.max_virtual_tokens,
+            payloads=self._steps.adapters.payload,
         )
         shared = {name: getattr(config, name) for name in _SHARED_LIMITS}
         self._info = EngineInfo(name="native", base=base, device=device.type, dtype=config.dtype, **shared)
@@ -264,7 +273,7 @@ class NativeEngine(Engine):
 
     def _check(self, request: EngineRequest) -> None:
         """Refuse what this engine can never serve."""
-        num_virtual_tokens = request.soft_prompt.num_virtual_tokens if request.soft_prompt else 0
+        num_virtual_tokens = request.soft_prompt.num_encoder_tokens if request.soft_prompt else 0
         num_tokens = len(request.prompt_token_ids) + num_virtual_tokens
         if not request.prompt_token_ids:
             raise InvalidArgumentError("the prompt is empty", param="prompt")

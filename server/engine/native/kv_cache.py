@@ -10,9 +10,13 @@ Legend: B rows, H heads, K head width, L encoder positions, T decoder positions;
 import torch
 from torch import Tensor
 
+from server.engine.native.kernels import cpu
+
+from server.engine.native.layers.prefix import Prefix
+
 
 def cache_dtype(weight: Tensor) -> torch.dtype:
-    """Return the dtype to cache in, for a model whose weights are like this one.
+    """Return the dtype to cache in without kernels, for a model whose weights are like this one.
 
     On CPU float32 even for a bfloat16 model: batched products of one query each are 1.5 to 7 times as fast there.
     """
@@ -29,11 +33,12 @@ class KVCache:
         head_width: K.
         max_encoder_len: Most encoder positions of a row.
         max_decoder_len: Most decoder positions of a row.
-        device: Where.
-        dtype: In what.
+        weight: A weight of the model: says where the cache lies and in what dtype.
 
     Attributes:
-        dtype: As given.
+        dtype: What it holds.
+        num_heads: As given.
+        has_kernels: Whether the compiled kernels read it.
     """
 
     def __init__(
@@ -45,11 +50,12 @@ class KVCache:
         head_width: int,
         max_encoder_len: int,
         max_decoder_len: int,
-        device: torch.device,
-        dtype: torch.dtype,
+        weight: Tensor,
     ) -> None:
-        self.dtype = dtype
-        self._num_heads = num_heads
+        self.has_kernels = cpu.can_run(weight, head_width=head_width)
+        self.dtype = weight.dtype if self.has_kernels else cache_dtype(weight)
+        self.num_heads = num_heads
+        device, dtype = weight.device, self.dtype
         shape = (2, num_layers, num_rows, num_heads)
         self._cross = torch.zeros(*shape, max_encoder_len, head_width, device=device, dtype=dtype)
         self._self = torch.zeros(*shape, max_decoder_len, head_width, device=device, dtype=dtype)
@@ -61,10 +67,16 @@ class KVCache:
         """Store a row's cross keys and values of all layers; ``kv_L`` is (L, layers, 2, H, K)."""
         self._cross[:, :, row, :, : len(kv_L)] = kv_L.permute(2, 1, 3, 0, 4)
 
+    def write_prefix(self, row: int, prefix: Prefix) -> None:
+        """Store a prefix at a row's first own positions, in every layer."""
+        num_positions = prefix.keys.shape[1]
+        for cached, new in zip(self._self, (prefix.keys, prefix.values), strict=True):
+            cached[:, row, :, :num_positions] = new.transpose(1, 2)
+
     def places(self, position_B: Tensor) -> Tensor:
         """Return where the newest token of each of the first rows goes, head by head (N,), for :meth:`append`."""
-        head_N = torch.arange(len(position_B) * self._num_heads, device=position_B.device)
-        return head_N * self._self.shape[-2] + position_B.repeat_interleave(self._num_heads)
+        head_N = torch.arange(len(position_B) * self.num_heads, device=position_B.device)
+        return head_N * self._self.shape[-2] + position_B.repeat_interleave(self.num_heads)
 
     def append(self, layer: int, k_BHK: Tensor, v_BHK: Tensor, place_N: Tensor) -> None:
         """Store the newest token's key and value of each row at its place."""
@@ -73,13 +85,28 @@ class KVCache:
 
     def cross(self, layer: int, num_rows: int, num_positions: int) -> tuple[Tensor, Tensor]:
         """Return views of the first rows' keys and values, (N, L, K) each."""
-        keys, values = self._cross_N[:, layer, : num_rows * self._num_heads, :num_positions]
+        keys, values = self._cross_N[:, layer, : num_rows * self.num_heads, :num_positions]
         return keys, values
 
     def own(self, layer: int, num_rows: int, num_positions: int) -> tuple[Tensor, Tensor]:
         """Return views of the first rows' own keys and values, (N, T, K) each."""
-        keys, values = self._self_N[:, layer, : num_rows * self._num_heads, :num_positions]
+        keys, values = self._self_N[:, layer, : num_rows * self.num_heads, :num_positions]
         return keys, values
+
+    def own_slots(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the own keys and values of a layer, row by slot, (S, H, T, K) each."""
+        return self._self[0, layer], self._self[1, layer]
+
+    def cross_slots(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the cross keys and values of a layer, row by slot, (S, H, L, K) each."""
+        return self._cross[0, layer], self._cross[1, layer]
+
+    def cross_mask(self, length_B: Tensor, num_positions: int) -> Tensor:
+        """Return 0 for each row's own encoder positions and minus infinity beyond: (N, L, 1)."""
+        beyond_BL = torch.arange(num_positions, device=length_B.device) >= length_B.unsqueeze(1)
+        mask_BL = torch.zeros(beyond_BL.shape, device=length_B.device, dtype=self.dtype)
+        mask_BL.masked_fill_(beyond_BL, float("-inf"))
+        return mask_BL.repeat_interleave(self.num_heads, dim=0).unsqueeze(2)
 
     def move(self, source: int, target: int, *, num_encoder: int, num_decoder: int) -> None:
         """Copy a row's first positions over another row's."""

@@ -6,19 +6,20 @@ made once per composition of the batch and reused while it stays. Knows no queue
 Legend: B rows, T packed encoder tokens, P virtual tokens, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from server.engine.base import ResolvedAdapter
+from server.engine.native.adapter_payload import AdapterPayload, Payloads, weight_adapter, weight_digest
 from server.engine.native.batch import NOT_FINITE, Batch, Row, StepOutput
 from server.engine.native.families.seq2seq import DecoderStep, Seq2SeqModel
 from server.engine.native.layers.attention import runs_of
-from server.engine.native.layers.lora import LoraAdapter, LoraDelta, LoraStack, SegmentDelta, StackedDelta
+from server.engine.native.layers.prefix import Prefix
 from server.engine.native.layers.soft_prompt import embed_rows
-from server.engine.native.prefill import AdapterPayload, Prefill, lora_digest, row_lora
+from server.engine.native.layers.weight_adapter import AdapterDelta, AdapterStack, WeightAdapter, segment_delta
+from server.engine.native.prefill import Prefill
 from server.engine.native.sampler import SamplingPlan, plan_sampling, sample
 
 
@@ -30,7 +31,8 @@ class _Composition:
     row_B: Tensor
     num_encoder: int
     cross_mask_NL1: Tensor | None
-    delta: LoraDelta | None
+    delta: AdapterDelta | None
+    prefix_B: Tensor | None
     sampling: SamplingPlan
 
 
@@ -42,7 +44,8 @@ class Runner:
         max_num_seqs: Most rows.
         max_model_len: Most encoder positions of a row.
         max_new_tokens: Most generated tokens of a row.
-        payload: Gives the weights of an adapter that a running row holds.
+        max_virtual_tokens: Longest prefix.
+        payloads: Gives the weights of an adapter that a running row holds.
     """
 
     def __init__(
@@ -52,20 +55,23 @@ class Runner:
         max_num_seqs: int,
         max_model_len: int,
         max_new_tokens: int,
-        payload: Callable[[ResolvedAdapter], AdapterPayload],
+        max_virtual_tokens: int,
+        payloads: Payloads,
     ) -> None:
         self._model = model
-        self._payload = payload
+        self._payloads = payloads
         self._device = model.embedding_VD.device
         self._cache = model.make_cache(
-            num_rows=max_num_seqs, max_encoder_len=max_model_len, max_decoder_len=max_new_tokens
+            num_rows=max_num_seqs,
+            max_encoder_len=max_model_len,
+            max_decoder_len=max_virtual_tokens + max_new_tokens,
         )
-        self._prefill = Prefill(model, self._cache, payload)
+        self._prefill = Prefill(model, self._cache, payloads)
         start = model.config.decoder_start_token_id
         self._history = torch.full((max_num_seqs, max_new_tokens + 1), start, device=self._device)
         self._position = torch.zeros(max_num_seqs, dtype=torch.long, device=self._device)
         self._composition: _Composition | None = None
-        self._stack: tuple[frozenset[str], LoraStack] | None = None
+        self._stack: tuple[frozenset[str], AdapterStack] | None = None
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepOutput:
@@ -80,16 +86,16 @@ class Runner:
         composition = self._compose(batch)
         num_rows = len(batch.rows)
         position_B = self._position[:num_rows]
-        num_positions = 1 + max(len(row.token_ids) for row in batch.rows)
+        prefix_B = composition.prefix_B
         step = DecoderStep(
             token_B=self._history[composition.row_B, position_B],
-            position_B=position_B,
-            num_positions=num_positions,
+            position_B=position_B if prefix_B is None else position_B + prefix_B,
+            num_positions=1 + max(row.num_decoder_tokens for row in batch.rows),
             num_encoder=composition.num_encoder,
             cross_mask_NL1=composition.cross_mask_NL1,
         )
         logits_BV = self._model.decode(step, self._cache, composition.delta)
-        history_BT = self._history[:num_rows, :num_positions]
+        history_BT = self._history[:num_rows, : 1 + max(len(row.token_ids) for row in batch.rows)]
         token_B, output = sample(logits_BV, batch.rows, composition.sampling, history_BT, position_B + 1)
         self._history[composition.row_B, position_B + 1] = token_B.clamp(min=0)
         position_B += 1
@@ -108,20 +114,22 @@ class Runner:
     @torch.inference_mode()
     def probe(self, payload: AdapterPayload) -> bool:
         """Run an adapter on a short input, beside the batch; return whether its logits are finite."""
-        lora = None if isinstance(payload, Tensor) else payload
-        prompt = payload if isinstance(payload, Tensor) else None
+        prompt_PD = payload if isinstance(payload, Tensor) else None
         token_ids = tuple(self._model.config.eos_token_ids[:1]) * 4
-        x_TD = embed_rows(self._model.embedding_VD, [(prompt, token_ids)])
-        kv_T = self._model.encode(x_TD, runs_of([len(x_TD)]), _whole(lora, len(x_TD)))
-        probe_cache = self._model.make_cache(num_rows=1, max_encoder_len=len(x_TD), max_decoder_len=1)
+        x_TD = embed_rows(self._model.embedding_VD, [(prompt_PD, token_ids)])
+        kv_T = self._model.encode(x_TD, runs_of([len(x_TD)]), _whole(payload, len(x_TD)))
+        num_prefix = payload.keys.shape[1] if isinstance(payload, Prefix) else 0
+        probe_cache = self._model.make_cache(num_rows=1, max_encoder_len=len(x_TD), max_decoder_len=num_prefix + 1)
         probe_cache.write_cross(0, kv_T)
-        first = torch.zeros(1, dtype=torch.long, device=self._device)
-        step = DecoderStep(first + self._model.config.decoder_start_token_id, first, 1, len(x_TD), None)
-        logits_BV = self._model.decode(step, probe_cache, _whole(lora, 1))
+        if isinstance(payload, Prefix):
+            probe_cache.write_prefix(0, payload)
+        start = torch.full((1,), self._model.config.decoder_start_token_id, device=self._device)
+        step = DecoderStep(start, torch.full_like(start, num_prefix), num_prefix + 1, len(x_TD), None)
+        logits_BV = self._model.decode(step, probe_cache, _whole(payload, 1))
         return bool(logits_BV.isfinite().all())
 
     def _move(self, source: int, target: int, row: Row) -> None:
-        self._cache.move(source, target, num_encoder=row.num_encoder_tokens, num_decoder=len(row.token_ids))
+        self._cache.move(source, target, num_encoder=row.num_encoder_tokens, num_decoder=row.num_decoder_tokens)
         self._history[target] = self._history[source]
         self._position[target] = self._position[source]
 
@@ -129,12 +137,14 @@ class Runner:
         """Return the tensors of this composition, the kept ones if it is the last step's."""
         if self._composition is None or self._composition.number != batch.composition:
             lengths = [row.num_encoder_tokens for row in batch.rows]
+            prefixes = [row.num_prefix_tokens for row in batch.rows]
             self._composition = _Composition(
                 number=batch.composition,
                 row_B=torch.arange(len(batch.rows), device=self._device),
                 num_encoder=max(lengths),
                 cross_mask_NL1=self._cross_mask(lengths),
                 delta=self._row_deltas(batch.rows),
+                prefix_B=torch.tensor(prefixes, device=self._device) if any(prefixes) else None,
                 sampling=plan_sampling(batch.rows, self._device),
             )
         return self._composition
@@ -148,23 +158,23 @@ class Runner:
         mask_BL.masked_fill_(beyond_BL, float("-inf"))
         return mask_BL.repeat_interleave(self._model.config.num_heads, dim=0).unsqueeze(2)
 
-    def _row_deltas(self, rows: Sequence[Row]) -> LoraDelta | None:
+    def _row_deltas(self, rows: Sequence[Row]) -> AdapterDelta | None:
         """Return the deltas of one token per row, in the batch's order."""
-        digests = [lora_digest(row) for row in rows]
-        present = frozenset(digest for digest in digests if digest is not None)
-        if not present:
-            return None
-        loras = {
-            digest: lora
+        digests = [weight_digest(row) for row in rows]
+        adapters = {
+            digest: adapter
             for row, digest in zip(rows, digests, strict=True)
-            if (lora := row_lora(row, self._payload)) and digest
+            if digest and (adapter := weight_adapter(row, self._payloads))
         }
-        if len(present) == 1 and None not in digests:
-            return SegmentDelta([(0, len(rows), lora) for lora in loras.values()])
+        if len(adapters) == 1 and None not in digests:
+            return segment_delta([(0, len(rows), adapter) for adapter in adapters.values()])
+        if not adapters:
+            return None
+        present = frozenset(adapters)
         if self._stack is None or self._stack[0] != present:
-            self._stack = (present, LoraStack(loras))
-        return StackedDelta(self._stack[1], digests, device=self._device)
+            self._stack = (present, AdapterStack(adapters, self._model.norms))
+        return self._stack[1].delta(digests, device=self._device)
 
 
-def _whole(lora: LoraAdapter | None, num_rows: int) -> LoraDelta | None:
-    return None if lora is None else SegmentDelta([(0, num_rows, lora)])
+def _whole(payload: AdapterPayload, num_rows: int) -> AdapterDelta | None:
+    return segment_delta([(0, num_rows, payload)]) if isinstance(payload, WeightAdapter) else None

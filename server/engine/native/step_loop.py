@@ -16,9 +16,9 @@ from server.core.errors import InternalError, MedleyError, ResourceExhaustedErro
 from server.core.outputs import FinishReason
 from server.engine.base import EngineOutput, EngineStats, ResolvedAdapter
 from server.engine.native.adapter_loading import loading_error
+from server.engine.native.adapter_payload import AdapterPayload
 from server.engine.native.adapter_slots import ResidentAdapters
 from server.engine.native.batch import Batch, Row, StepOutput
-from server.engine.native.prefill import AdapterPayload
 from server.engine.native.scheduler import RowOutput, Scheduler
 
 _log = logging.getLogger(__name__)

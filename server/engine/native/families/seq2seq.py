@@ -1,7 +1,8 @@
 """T5: encoder, cross keys and values, one decoder step. Ours, for packed rows and a row-slotted cache.
 
-Every call takes the adapters' share as a :class:`~server.engine.native.layers.lora.LoraDelta` or None; soft prompts are
-already in the encoder's input. It knows no requests and no sampling. Step thread only.
+Every call takes the weight adapters' share as an :class:`~server.engine.native.layers.weight_adapter.AdapterDelta` or
+None; soft prompts are already in the encoder's input, prefixes in the cache. It knows no requests and no sampling. Step
+thread only.
 
 Legend: T packed encoder tokens, B rows, D width, H heads, K head width, V vocabulary, N = B·H.
 
@@ -23,8 +24,9 @@ from server.engine.native.families.seq2seq_weights import Seq2SeqConfig, read_co
 from server.engine.native.kv_cache import KVCache, cache_dtype
 from server.engine.native.layers.attention import Run, one_token_attention, packed_self_attention
 from server.engine.native.layers.linear import PackedLinear
-from server.engine.native.layers.lora import LoraDelta, Target
+from server.engine.native.layers.lora import Target
 from server.engine.native.layers.relative_position import DecoderBias, EncoderBias
+from server.engine.native.layers.weight_adapter import AdapterDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,16 @@ class _Weights:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self.targets: dict[str, Target] = {}
+        self.norms: dict[str, Tensor] = {}
 
     def take(self, name: str) -> Tensor:
         if name not in self._tensors:
             raise FailedPreconditionError(f"the model's weights lack {name}")
         return self._tensors[name]
+
+    def norm(self, path: str) -> Tensor:
+        self.norms[path] = self.take(f"{path}.weight")
+        return self.norms[path]
 
     def fused(self, site: str, paths: Sequence[str]) -> PackedLinear:
         weights = [self.take(f"{path}.weight") for path in paths]
@@ -87,31 +94,34 @@ class _Site:
         self._name = site
         self._linear = weights.fused(site, paths)
 
-    def __call__(self, x: Tensor, delta: LoraDelta | None, residual: Tensor | None = None) -> Tensor:
-        y = self._linear(x, residual)
-        if delta is not None:
-            delta.add(self._name, x, y)
-        return y
+    def __call__(self, x: Tensor, delta: AdapterDelta | None, residual: Tensor | None = None) -> Tensor:
+        if delta is None:
+            return self._linear(x, residual)
+        return delta.linear(self._name, self._linear, x, residual)
 
 
 class _Norm:
-    def __init__(self, weight_D: Tensor, eps: float) -> None:
-        self._weight_D, self._eps = weight_D, eps
+    """A norm whose weight adapters may replace."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, self._weight_D.shape, self._weight_D, self._eps)
+    def __init__(self, weights: _Weights, path: str, eps: float) -> None:
+        self._path, self._weight_D, self._eps = path, weights.norm(path), eps
+
+    def __call__(self, x: Tensor, delta: AdapterDelta | None) -> Tensor:
+        if delta is None or delta.elementwise is None:
+            return functional.rms_norm(x, self._weight_D.shape, self._weight_D, self._eps)
+        return delta.elementwise.norm(self._path, x, self._weight_D, self._eps)
 
 
 class _FeedForward:
     def __init__(self, weights: _Weights, site: str, path: str, config: Seq2SeqConfig) -> None:
         self._gate_width = config.d_ff if config.is_gated else None
         names = ("wi_0", "wi_1") if config.is_gated else ("wi",)
-        self._norm = _Norm(weights.take(f"{path}.layer_norm.weight"), config.norm_eps)
+        self._norm = _Norm(weights, f"{path}.layer_norm", config.norm_eps)
         self._wi = _Site(weights, f"{site}.wi", [f"{path}.DenseReluDense.{name}" for name in names])
         self._wo = _Site(weights, f"{site}.wo", [f"{path}.DenseReluDense.wo"])
 
-    def __call__(self, x: Tensor, delta: LoraDelta | None) -> Tensor:
-        h = self._wi(self._norm(x), delta)
+    def __call__(self, x: Tensor, delta: AdapterDelta | None) -> Tensor:
+        h = self._wi(self._norm(x, delta), delta)
         if self._gate_width is None:
             h = h.relu_()
         else:
@@ -125,13 +135,15 @@ class _EncoderLayer:
         site, path = f"encoder.{index}", f"encoder.block.{index}.layer"
         own = f"{path}.0.SelfAttention"
         self._num_heads = config.num_heads
-        self._norm = _Norm(weights.take(f"{path}.0.layer_norm.weight"), config.norm_eps)
+        self._norm = _Norm(weights, f"{path}.0.layer_norm", config.norm_eps)
         self._qkv = _Site(weights, f"{site}.qkv", [f"{own}.q", f"{own}.k", f"{own}.v"])
         self._o = _Site(weights, f"{site}.o", [f"{own}.o"])
         self._feed_forward = _FeedForward(weights, site, f"{path}.1", config)
 
-    def __call__(self, x_TD: Tensor, runs: Sequence[Run], biases: Sequence[Tensor], delta: LoraDelta | None) -> Tensor:
-        qkv_T = self._qkv(self._norm(x_TD), delta)
+    def __call__(
+        self, x_TD: Tensor, runs: Sequence[Run], biases: Sequence[Tensor], delta: AdapterDelta | None
+    ) -> Tensor:
+        qkv_T = self._qkv(self._norm(x_TD, delta), delta)
         y_T = packed_self_attention(qkv_T, runs, biases, self._num_heads)
         return self._feed_forward(self._o(y_T, delta, residual=x_TD), delta)
 
@@ -141,24 +153,24 @@ class _DecoderLayer:
         site, path = f"decoder.{index}", f"decoder.block.{index}.layer"
         own, cross = f"{path}.0.SelfAttention", f"{path}.1.EncDecAttention"
         self._index, self._heads = index, (config.num_heads, config.d_kv)
-        self._norm = _Norm(weights.take(f"{path}.0.layer_norm.weight"), config.norm_eps)
+        self._norm = _Norm(weights, f"{path}.0.layer_norm", config.norm_eps)
         self._qkv = _Site(weights, f"{site}.qkv", [f"{own}.q", f"{own}.k", f"{own}.v"])
         self._o = _Site(weights, f"{site}.o", [f"{own}.o"])
-        self._cross_norm = _Norm(weights.take(f"{path}.1.layer_norm.weight"), config.norm_eps)
+        self._cross_norm = _Norm(weights, f"{path}.1.layer_norm", config.norm_eps)
         self._cross_q = _Site(weights, f"{site}.cross_q", [f"{cross}.q"])
         self._cross_o = _Site(weights, f"{site}.cross_o", [f"{cross}.o"])
         self._feed_forward = _FeedForward(weights, site, f"{path}.2", config)
 
     def __call__(
-        self, x_BD: Tensor, step: DecoderStep, own: OwnPast, cache: KVCache, delta: LoraDelta | None
+        self, x_BD: Tensor, step: DecoderStep, own: OwnPast, cache: KVCache, delta: AdapterDelta | None
     ) -> Tensor:
         num_rows, width = len(x_BD), self._heads[1]
-        q_BHK, k_BHK, v_BHK = self._qkv(self._norm(x_BD), delta).view(num_rows, 3, *self._heads).unbind(1)
+        q_BHK, k_BHK, v_BHK = self._qkv(self._norm(x_BD, delta), delta).view(num_rows, 3, *self._heads).unbind(1)
         cache.append(self._index, k_BHK, v_BHK, own.place_N)
         keys, values = cache.own(self._index, num_rows, step.num_positions)
         y_NK = one_token_attention(q_BHK.reshape(-1, width), keys, values, own.bias_NT1)
         x_BD = self._o(y_NK.view(num_rows, -1), delta, residual=x_BD)
-        q_NK = self._cross_q(self._cross_norm(x_BD), delta).view(-1, width)
+        q_NK = self._cross_q(self._cross_norm(x_BD, delta), delta).view(-1, width)
         keys, values = cache.cross(self._index, num_rows, step.num_encoder)
         y_NK = one_token_attention(q_NK, keys, values, step.cross_mask_NL1)
         return self._feed_forward(self._cross_o(y_NK.view(num_rows, -1), delta, residual=x_BD), delta)
@@ -176,6 +188,7 @@ class Seq2SeqModel:
     Attributes:
         config: As given.
         targets: Module path → its place in a fused layer, for adapters.
+        norms: Path of each norm → its weight, for adapters.
         embedding_VD: Token embeddings.
 
     Raises:
@@ -196,7 +209,7 @@ class Seq2SeqModel:
             weights.take(f"decoder.block.0.{bias}"), max_len=max_decoder_len, max_distance=config.max_distance
         )
         self._encoder = [_EncoderLayer(weights, index, config) for index in range(config.num_encoder_layers)]
-        self._encoder_norm = _Norm(weights.take("encoder.final_layer_norm.weight"), config.norm_eps)
+        self._encoder_norm = _Norm(weights, "encoder.final_layer_norm", config.norm_eps)
         cross = [
             f"decoder.block.{index}.layer.1.EncDecAttention.{side}"
             for index in range(config.num_decoder_layers)
@@ -204,9 +217,10 @@ class Seq2SeqModel:
         ]
         self._cross_kv = _Site(weights, "cross_kv", cross)
         self._decoder = [_DecoderLayer(weights, index, config) for index in range(config.num_decoder_layers)]
-        self._decoder_norm = _Norm(weights.take("decoder.final_layer_norm.weight"), config.norm_eps)
+        self._decoder_norm = _Norm(weights, "decoder.final_layer_norm", config.norm_eps)
         self._head = PackedLinear(tensors.get("lm_head.weight", self.embedding_VD))
         self.targets: Mapping[str, Target] = weights.targets
+        self.norms: Mapping[str, Tensor] = weights.norms
 
     @classmethod
     def load(
@@ -234,7 +248,7 @@ class Seq2SeqModel:
             dtype=cache_dtype(self.embedding_VD),
         )
 
-    def encode(self, x_TD: Tensor, runs: Sequence[Run], delta: LoraDelta | None) -> Tensor:
+    def encode(self, x_TD: Tensor, runs: Sequence[Run], delta: AdapterDelta | None) -> Tensor:
         """Return the cross keys and values of packed rows for all decoder layers: (T, layers, 2, H, K).
 
         Args:
@@ -245,14 +259,14 @@ class Seq2SeqModel:
         biases = [self._encoder_bias(run.num_tokens) for run in runs]
         for layer in self._encoder:
             x_TD = layer(x_TD, runs, biases, delta)
-        kv_T = self._cross_kv(self._encoder_norm(x_TD), delta)
+        kv_T = self._cross_kv(self._encoder_norm(x_TD, delta), delta)
         return kv_T.view(len(kv_T), self.config.num_decoder_layers, 2, self.config.num_heads, self.config.d_kv)
 
-    def decode(self, step: DecoderStep, cache: KVCache, delta: LoraDelta | None) -> Tensor:
+    def decode(self, step: DecoderStep, cache: KVCache, delta: AdapterDelta | None) -> Tensor:
         """Take each row one token further; return the logits of its next token, (B, V), float32."""
         bias_NT1 = self._decoder_bias(step.position_B, step.num_positions).to(cache.dtype)
         own = OwnPast(bias_NT1, cache.places(step.position_B))
         x_BD = functional.embedding(step.token_B, self.embedding_VD)
         for layer in self._decoder:
             x_BD = layer(x_BD, step, own, cache, delta)
-        return self._head(self._decoder_norm(x_BD) * self.config.head_scale).float()
+        return self._head(self._decoder_norm(x_BD, delta) * self.config.head_scale).float()

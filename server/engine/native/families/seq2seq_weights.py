@@ -3,14 +3,15 @@
 Reads safetensors only. Knows no layers and no requests. Any thread.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, T5Config
@@ -119,13 +120,39 @@ def read_tensors(folder: Path, *, device: torch.device, dtype: torch.dtype) -> M
     Raises:
         FailedPreconditionError: If there are no safetensors files or one cannot be read.
     """
+    tensors: dict[str, Tensor] = {}
+    for file in _weight_files(folder):
+        with _reading(folder):
+            tensors.update(load_file(file))
+    return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+
+
+def read_linear(folder: Path, path: str) -> Tensor:
+    """Read the weight of one linear layer as it is in the model's files, (out, in), float32, on the host.
+
+    For what must be known of a weight once; a model in memory may keep it in a form that cannot be read back.
+
+    Raises:
+        FailedPreconditionError: If the files cannot be read or hold no such layer.
+    """
+    name = f"{path}.weight"
+    for file in _weight_files(folder):
+        with _reading(folder), safe_open(file, framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118
+                return tensors.get_tensor(name).float()
+    raise FailedPreconditionError(f"the weights in {folder} lack {name}")
+
+
+def _weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise FailedPreconditionError(f"{folder} holds no model.safetensors; pickled weights are not read")
-    tensors: dict[str, Tensor] = {}
+    return files
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
     try:
-        for file in files:
-            tensors.update(load_file(file))
+        yield
     except (OSError, SafetensorError) as error:
         raise FailedPreconditionError(f"the weights in {folder} cannot be read") from error
-    return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}

@@ -22,8 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adapters.adapter_weights import LinearChange, LoraModule, WeightAdapterWeights
-from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
+from adapters.adapter_weights import LoraModule
+from adapters.errors import InvalidAdapterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +64,27 @@ class LoraDelta(Protocol):
 
 
 def build_lora(
-    weights: WeightAdapterWeights, targets: Mapping[str, Target], *, device: torch.device, dtype: torch.dtype
+    pairs: Mapping[str, LoraModule], targets: Mapping[str, Target], *, device: torch.device, dtype: torch.dtype
 ) -> LoraAdapter:
-    """Lay an adapter out by site, on the device and in the serving dtype.
+    """Lay a LoRA out by site, on the device and in the serving dtype.
+
+    Args:
+        pairs: Module path → its pair; every path is a target.
+        targets: Where modules lie in the fused layers.
+        device: Where the weights go.
+        dtype: In what.
 
     Raises:
-        UnsupportedAdapterError: If it changes a layer that takes no adapters, or in a way that is not LoRA's.
         InvalidAdapterError: If a value is no longer finite in the serving dtype.
     """
     modules: dict[str, list[tuple[Target, Tensor, Tensor]]] = {}
-    if weights.norms:
-        raise UnsupportedAdapterError("the native engine does not serve LayerNorm tuning")
-    for path, change in weights.linears.items():
-        module = _plain_lora(change)
-        if path not in targets:
-            raise UnsupportedAdapterError(
-                f"layer {path} takes no adapters; train on the attention or feed-forward layers"
-            )
+    for path, module in pairs.items():
         a_RI = torch.from_numpy(module.lora_a).to(dtype)
         b_OR = (torch.from_numpy(module.lora_b) * module.scaling).to(dtype)
         if not (a_RI.isfinite().all() and b_OR.isfinite().all()):
             raise InvalidAdapterError(f"{path} holds values that are not finite in {str(dtype).removeprefix('torch.')}")
         modules.setdefault(targets[path].site, []).append((targets[path], a_RI, b_OR))
     return {site: _build_site(found, device) for site, found in modules.items()}
-
-
-def _plain_lora(change: LinearChange) -> LoraModule:
-    others = (change.magnitude, change.input_scale, change.output_scale, change.bias)
-    if change.lora is None or any(part is not None for part in others):
-        raise UnsupportedAdapterError("the native engine serves plain LoRA only")
-    return change.lora
 
 
 def _build_site(modules: list[tuple[Target, Tensor, Tensor]], device: torch.device) -> LoraSite:

@@ -100,7 +100,7 @@ def overflowing(engine: NativeEngine, folder: Path, monkeypatch: pytest.MonkeyPa
     def spoil(adapter: ResolvedAdapter) -> object:
         payload = load(adapter)
         if adapter.digest == "spoilt":
-            for site in payload.values():
+            for site in payload.lora.values():
                 site.a_IR.fill_(float("nan"))
         return payload
 

@@ -8,8 +8,8 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from transformers import T5Config  # noqa: E402
 from transformers.models.t5.modeling_t5 import T5Attention  # noqa: E402
 
-from adapters.adapter_weights import LinearChange, LoraModule, WeightAdapterWeights  # noqa: E402
-from adapters.errors import InvalidAdapterError, UnsupportedAdapterError  # noqa: E402
+from adapters.adapter_weights import LoraModule  # noqa: E402
+from adapters.errors import InvalidAdapterError  # noqa: E402
 from server.engine.native.kv_cache import KVCache  # noqa: E402
 from server.engine.native.layers.attention import Run, packed_self_attention, runs_of  # noqa: E402
 from server.engine.native.layers.linear import PackedLinear  # noqa: E402
@@ -32,10 +32,6 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _weights(modules: dict[str, LoraModule]) -> WeightAdapterWeights:
-    return WeightAdapterWeights({path: LinearChange(lora=module) for path, module in modules.items()}, {})
-
-
 def lora(seed: int, scaling: float = 0.5, **ranks: int) -> tuple[LoraAdapter, torch.Tensor]:
     """Return an adapter of the given ranks by module, and the change of the fused weight it stands for."""
     modules, change = {}, torch.zeros(18, 8)
@@ -43,7 +39,7 @@ def lora(seed: int, scaling: float = 0.5, **ranks: int) -> tuple[LoraAdapter, to
         a, b = draw(rank, 8, seed=seed), draw(6, rank, seed=seed + 1)
         modules[name] = LoraModule(a.numpy(), b.numpy(), scaling)
         change[TARGETS[name].start : TARGETS[name].stop] = scaling * b @ a
-    return build_lora(_weights(modules), TARGETS, device=CPU, dtype=torch.float32), change
+    return build_lora(modules, TARGETS, device=CPU, dtype=torch.float32), change
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -97,16 +93,10 @@ def test_stacked_delta_overflow_in_one_row_stays_there() -> None:
     assert y[1:].isfinite().all()
 
 
-def test_build_lora_layer_that_takes_none_is_refused() -> None:
-    weights = _weights({"lm_head": LoraModule(draw(2, 8).numpy(), draw(6, 2).numpy(), 1.0)})
-    with pytest.raises(UnsupportedAdapterError):
-        build_lora(weights, TARGETS, device=CPU, dtype=torch.float32)
-
-
 def test_build_lora_not_finite_after_scaling_is_refused() -> None:
-    weights = _weights({"q": LoraModule(draw(2, 8).numpy(), draw(6, 2).numpy() * 1e30, 1e30)})
+    pairs = {"q": LoraModule(draw(2, 8).numpy(), draw(6, 2).numpy() * 1e30, 1e30)}
     with pytest.raises(InvalidAdapterError):
-        build_lora(weights, TARGETS, device=CPU, dtype=torch.float32)
+        build_lora(pairs, TARGETS, device=CPU, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("is_decoder", [False, True])
