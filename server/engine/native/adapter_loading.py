@@ -26,7 +26,6 @@ class AdapterLoader:
         limits: Largest rank and longest soft prompt.
         device: Where the weights go.
         dtype: Serving dtype.
-        cache_dtype: Dtype of cached keys and values.
     """
 
     def __init__(
@@ -37,10 +36,9 @@ class AdapterLoader:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        cache_dtype: torch.dtype,
     ) -> None:
         self._spec, self._base, self._limits = spec, base, limits
-        self._device, self._dtype, self._cache_dtype = device, dtype, cache_dtype
+        self._device, self._dtype = device, dtype
 
     @torch.inference_mode()
     def load(self, adapter: ResolvedAdapter) -> AdapterPayload:
@@ -57,9 +55,9 @@ class AdapterLoader:
             return build_weight_adapter(weights, self._base, device=self._device, dtype=self._dtype)
         if isinstance(weights, PrefixWeights):
             self._check_length(weights.keys.shape[1], adapter)
-            return Prefix(*(self._cast(array, self._cache_dtype) for array in (weights.keys, weights.values)))
+            return Prefix(self._cast(weights.keys), self._cast(weights.values))
         self._check_length(len(weights.embeddings), adapter)
-        return self._cast(weights.embeddings, self._dtype)
+        return self._cast(weights.embeddings)
 
     def _check_length(self, num_virtual_tokens: int, adapter: ResolvedAdapter) -> None:
         if num_virtual_tokens != adapter.num_virtual_tokens:
@@ -67,8 +65,8 @@ class AdapterLoader:
                 f"the {adapter.kind} has {num_virtual_tokens} tokens, not the {adapter.num_virtual_tokens} on record"
             )
 
-    def _cast(self, array: Float32Array, dtype: torch.dtype) -> Tensor:
-        tensor = torch.from_numpy(array).to(device=self._device, dtype=dtype)
+    def _cast(self, array: Float32Array) -> Tensor:
+        tensor = torch.from_numpy(array).to(device=self._device, dtype=self._dtype)
         if not tensor.isfinite().all():
             raise InvalidAdapterError("the adapter holds values that are not finite in the serving dtype")
         return tensor

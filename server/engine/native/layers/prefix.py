@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A prefix on the device, in the cache's dtype.
+    """A prefix on the device, in the serving dtype.
 
     Attributes:
         keys: (layers, P, H, K).
