@@ -128,6 +128,8 @@ class EngineStats:
         resident: Digests on the device.
         num_adapter_loads: Loads since start.
         num_adapter_evictions: Evictions since start.
+        num_adapter_host_hits: Loads that found the weights in host memory, since start.
+        num_adapter_host_bytes: Bytes of adapters kept in host memory.
         num_steps: Steps since start.
         num_generated_tokens: Tokens since start.
     """
@@ -138,6 +140,8 @@ class EngineStats:
     resident: tuple[str, ...] = field(default=())
     num_adapter_loads: int = 0
     num_adapter_evictions: int = 0
+    num_adapter_host_hits: int = 0
+    num_adapter_host_bytes: int = 0
     num_steps: int = 0
     num_generated_tokens: int = 0
 

@@ -25,6 +25,7 @@ class EngineConfig:
         max_lora_rank: Largest rank accepted.
         max_soft_prompts: Soft prompts resident at once.
         max_virtual_tokens: Longest soft prompt accepted.
+        max_host_adapter_bytes: Most bytes of adapters kept ready in host memory.
         num_threads: CPU threads of the step loop; 0 leaves it to the engine.
         step_time_s: Seconds one step of the fake engine takes.
     """
@@ -42,6 +43,7 @@ class EngineConfig:
     max_lora_rank: int = 64
     max_soft_prompts: int = 16
     max_virtual_tokens: int = 128
+    max_host_adapter_bytes: int = 2 << 30
     num_threads: int = 0
     step_time_s: float = 0.0
 
@@ -97,6 +99,7 @@ def _native(config: EngineConfig, model: str) -> Engine:
             max_lora_rank=config.max_lora_rank,
             max_soft_prompts=config.max_soft_prompts,
             max_virtual_tokens=config.max_virtual_tokens,
+            max_host_adapter_bytes=config.max_host_adapter_bytes,
             num_threads=config.num_threads,
         )
     )

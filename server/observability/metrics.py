@@ -52,6 +52,16 @@ class EngineSnapshot(Protocol):
         ...
 
     @property
+    def num_adapter_host_hits(self) -> int:
+        """Loads that found the weights in host memory, since start."""
+        ...
+
+    @property
+    def num_adapter_host_bytes(self) -> int:
+        """Bytes of adapters kept in host memory."""
+        ...
+
+    @property
     def num_steps(self) -> int:
         """Steps since start."""
         ...
@@ -109,4 +119,12 @@ class _EngineCollector(Collector):
         yield GaugeMetricFamily("medley_adapters_resident", "Adapters on the device.", float(len(stats.resident)))
         yield CounterMetricFamily("medley_adapter_loads", "Adapter loads.", float(stats.num_adapter_loads))
         yield CounterMetricFamily("medley_adapter_evictions", "Adapter evictions.", float(stats.num_adapter_evictions))
+        yield CounterMetricFamily(
+            "medley_adapter_host_hits",
+            "Adapter loads that found the weights in host memory.",
+            float(stats.num_adapter_host_hits),
+        )
+        yield GaugeMetricFamily(
+            "medley_adapter_host_bytes", "Adapters in host memory.", float(stats.num_adapter_host_bytes)
+        )
         yield CounterMetricFamily("medley_engine_steps", "Engine steps.", float(stats.num_steps))

@@ -1,11 +1,27 @@
-"""Which adapters are resident on the device: slot tables, least-recently-used eviction, pins.
+"""Which adapters are resident on the device: slot tables, eviction, pins, and who gets the next slot.
 
-Plain Python: what a slot holds is opaque here. Used on the step thread only. Slots in use and pinned slots are never
-evicted. A row takes all the adapters it needs at once or none of them, so two rows never wait for each other.
+Plain Python: what a slot holds is opaque here. Used on the step thread only. A slot that a row uses or waits for, a
+pinned slot and a slot that still loads are never evicted; of the others, the least recently used one is.
+
+Who gets a slot. Rows are asked in order of arrival, at every step:
+
+1. A row whose adapters are all resident may run at once, also past older rows that wait for a slot: rows of one adapter
+   share its slot, so the batch groups by adapter while slots are short.
+2. A row that lacks a slot takes any that is empty or idle. Older rows are asked first, so the oldest gets it.
+3. Once the oldest row without a slot has been refused for :data:`PATIENCE_STEPS` steps, the slot whose rows have the
+   fewest tokens left to make is closed to new rows. It is empty after at most ``max_new_tokens`` steps of these rows,
+   and the oldest row without a slot takes it.
+
+So the oldest row without a slot waits at most its patience and one generation, and those behind it one generation more
+each: no adapter starves, whatever arrives. Without patience (closing at once) hot adapters would take turns instead of
+sharing, and the median row would wait.
+
+A row that needs two adapters takes both at once or none, so that two rows never wait for each other; only the oldest
+row without a slot keeps one while it waits for the other, and there is one such row at a time.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from adapters.manifest import AdapterRole
@@ -15,6 +31,9 @@ from server.engine.native.batch import Row
 
 Payload = TypeVar("Payload")
 
+PATIENCE_STEPS = 128
+"""Steps for which a row without a slot lets rows of resident adapters pass before it has a slot closed for it."""
+
 
 @dataclass(slots=True)
 class Slot(Generic[Payload]):
@@ -22,15 +41,20 @@ class Slot(Generic[Payload]):
 
     Attributes:
         payload: Its weights on the device; None while they load.
-        num_users: Rows that run with it or wait for it to load.
+        users: Rows that run with it or wait for it, by request id.
         num_pins: How often it is pinned.
         last_used: Tick of its last use; the smallest is evicted first.
     """
 
-    payload: Payload | None
-    num_users: int
-    num_pins: int
-    last_used: int
+    payload: Payload | None = None
+    users: dict[str, Row] = field(default_factory=dict)
+    num_pins: int = 0
+    last_used: int = 0
+
+    @property
+    def num_tokens_left(self) -> int:
+        """Steps until its rows have ended, at most."""
+        return max((row.num_tokens_left for row in self.users.values()), default=0)
 
 
 class SlotTable(Generic[Payload]):
@@ -38,13 +62,15 @@ class SlotTable(Generic[Payload]):
 
     Args:
         num_slots: How many adapters fit.
+        evicted: Takes what a slot held when it is given to another adapter.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, evicted: Callable[[str, Payload], None]) -> None:
         self._num_slots = num_slots
+        self._evicted = evicted
         self._slots: dict[str, Slot[Payload]] = {}
         self._tick = 0
-        self._promised: str | None = None
+        self._closed: str | None = None
         self.num_loads = 0
         self.num_evictions = 0
 
@@ -60,30 +86,34 @@ class SlotTable(Generic[Payload]):
     def can_take(self, digest: str) -> bool:
         """Whether :meth:`take` would succeed now."""
         if digest in self._slots:
-            return digest != self._promised
-        return len(self._slots) < self._num_slots or self._evictable() is not None
+            return digest != self._closed
+        return self.has_room()
 
-    def take(self, digest: str) -> bool:
-        """Count one more user of an adapter and return whether its weights must be loaded first."""
-        assert self.can_take(digest)
+    def has_room(self, keep: Collection[str] = ()) -> bool:
+        """Whether a slot is empty, or idle with an adapter that is not among ``keep``."""
+        return len(self._slots) < self._num_slots or self._evictable(keep) is not None
+
+    def take(self, digest: str, user: Row | None = None, keep: Collection[str] = ()) -> bool:
+        """Give an adapter a slot, for a row or ahead of any; return whether its weights must be loaded first."""
         self._tick += 1
         slot = self._slots.get(digest)
+        is_absent = slot is None
         if slot is None:
-            self._make_room()
-            self._slots[digest] = Slot(None, num_users=1, num_pins=0, last_used=self._tick)
-            return True
-        slot.num_users += 1
+            self._make_room(keep)
+            slot = self._slots[digest] = Slot()
         slot.last_used = self._tick
-        return False
+        if user is not None:
+            slot.users[user.request.request_id] = user
+        return is_absent
 
-    def release(self, digest: str) -> None:
-        """Count one user less; an adapter that failed to load is no longer there, which is fine."""
+    def release(self, digest: str, user: Row) -> None:
+        """End a row's use; an adapter that failed to load is no longer there, which is fine."""
         slot = self._slots.get(digest)
         if slot is not None:
-            slot.num_users -= 1
+            slot.users.pop(user.request.request_id, None)
 
     def pin(self, digest: str) -> None:
-        """Keep an adapter that is in use or resident until :meth:`unpin`."""
+        """Keep an adapter that has a slot until :meth:`unpin`."""
         self._slots[digest].num_pins += 1
 
     def unpin(self, digest: str) -> None:
@@ -105,30 +135,32 @@ class SlotTable(Generic[Payload]):
         """Whether no slot can ever become free by itself."""
         return len(self._slots) == self._num_slots and all(slot.num_pins for slot in self._slots.values())
 
-    def promise(self) -> None:
-        """Close the least recently used slot to new users, so that it empties for the row that waits longest."""
+    def close_soonest(self) -> None:
+        """Close the slot that empties soonest to new rows."""
         candidates = {digest: slot for digest, slot in self._slots.items() if not slot.num_pins}
-        self._promised = min(candidates, key=lambda digest: candidates[digest].last_used, default=None)
+        self._closed = min(candidates, key=lambda digest: candidates[digest].num_tokens_left, default=None)
 
-    def withdraw_promise(self) -> None:
+    def reopen(self) -> None:
         """Open a closed slot again."""
-        self._promised = None
+        self._closed = None
 
-    def _evictable(self) -> str | None:
+    def _evictable(self, keep: Collection[str] = ()) -> str | None:
         idle = {
             digest: slot
             for digest, slot in self._slots.items()
-            if slot.payload is not None and not slot.num_users and not slot.num_pins
+            if slot.payload is not None and not slot.users and not slot.num_pins and digest not in keep
         }
         return min(idle, key=lambda digest: idle[digest].last_used, default=None)
 
-    def _make_room(self) -> None:
+    def _make_room(self, keep: Collection[str]) -> None:
         if len(self._slots) < self._num_slots:
             return
-        victim = self._evictable()
+        victim = self._evictable(keep)
         assert victim is not None
-        del self._slots[victim]
+        payload = self._slots.pop(victim).payload
+        assert payload is not None
         self.num_evictions += 1
+        self._evicted(victim, payload)
 
 
 class ResidentAdapters(Generic[Payload]):
@@ -136,14 +168,22 @@ class ResidentAdapters(Generic[Payload]):
 
     Args:
         num_slots: Slots by adapter role.
-        load: Begins to load an adapter's weights elsewhere; :meth:`loaded` or :meth:`failed` answers later.
+        load: Begins to load an adapter's weights; :meth:`loaded` or :meth:`failed` answers, at once or later.
+        evicted: Takes what a slot held when it is given to another adapter.
     """
 
-    def __init__(self, num_slots: Mapping[AdapterRole, int], load: Callable[[ResolvedAdapter], None]) -> None:
-        self._tables = {role: SlotTable[Payload](count) for role, count in num_slots.items()}
+    def __init__(
+        self,
+        num_slots: Mapping[AdapterRole, int],
+        load: Callable[[ResolvedAdapter], None],
+        evicted: Callable[[str, Payload], None] = lambda _digest, _payload: None,
+    ) -> None:
+        self._tables = {role: SlotTable[Payload](count, evicted) for role, count in num_slots.items()}
         self._load = load
-        self._holders: dict[str, tuple[ResolvedAdapter, ...]] = {}
-        self._someone_blocked = False
+        self._held: dict[str, tuple[ResolvedAdapter, ...]] = {}
+        self._refused_since: dict[str, int] = {}
+        self._pass = 0
+        self._oldest_refused: str | None = None
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -162,16 +202,17 @@ class ResidentAdapters(Generic[Payload]):
 
     def payload(self, adapter: ResolvedAdapter) -> Payload:
         """Return the weights of an adapter that a running row holds."""
-        slot = self._tables[adapter.kind.role].find(adapter.digest)
+        slot = self._table(adapter).find(adapter.digest)
         assert slot is not None
         assert slot.payload is not None
         return slot.payload
 
     def begin_pass(self) -> None:
-        """Begin to ask rows in order of arrival; the first one without a slot gets the next that empties."""
-        self._someone_blocked = False
+        """Begin to ask rows in order of arrival."""
+        self._pass += 1
+        self._oldest_refused = None
         for table in self._tables.values():
-            table.withdraw_promise()
+            table.reopen()
 
     def admit(self, row: Row) -> bool:
         """Whether all the row's adapters are on the device; takes slots and begins loading where it can.
@@ -179,10 +220,26 @@ class ResidentAdapters(Generic[Payload]):
         Raises:
             ResourceExhaustedError: If every slot is pinned by other adapters.
         """
-        holder = row.request.request_id
-        if holder not in self._holders and not self._hold(holder, row.adapters):
+        if len(self._held.get(row.request.request_id, ())) < len(row.adapters) and not self._hold(row):
             return False
         return all(self._is_loaded(adapter) for adapter in row.adapters)
+
+    def prefetch(self, rows: Iterable[Row]) -> list[ResolvedAdapter]:
+        """Load the adapters of rows that wait for a seat into slots nobody needs; return those that found none.
+
+        A slot is taken if it is empty, or idle with an adapter that none of these rows wants.
+        """
+        wanted = {adapter.digest: adapter for row in rows for adapter in row.adapters}
+        left: list[ResolvedAdapter] = []
+        for digest, adapter in wanted.items():
+            table = self._table(adapter)
+            if table.find(digest) is not None:
+                continue
+            if not table.has_room(keep=wanted):
+                left.append(adapter)
+            elif table.take(digest, keep=wanted):
+                self._load(adapter)
+        return left
 
     def pin(self, adapter: ResolvedAdapter) -> bool:
         """Pin an adapter, loading it if need be; return whether it is loaded already.
@@ -190,13 +247,13 @@ class ResidentAdapters(Generic[Payload]):
         Raises:
             ResourceExhaustedError: If every slot is pinned or in use.
         """
-        table = self._tables[adapter.kind.role]
-        if not table.can_take(adapter.digest) and table.find(adapter.digest) is None:
-            raise ResourceExhaustedError(
-                f"every slot for {adapter.kind.role} is pinned or in use; unpin one or try again later"
-            )
-        if table.find(adapter.digest) is None and table.take(adapter.digest):
-            table.release(adapter.digest)
+        table = self._table(adapter)
+        if table.find(adapter.digest) is None:
+            if not table.has_room():
+                raise ResourceExhaustedError(
+                    f"every slot for {adapter.kind.role} is pinned or in use; unpin one or try again later"
+                )
+            table.take(adapter.digest)
             self._load(adapter)
         table.pin(adapter.digest)
         return self._is_loaded(adapter)
@@ -208,38 +265,56 @@ class ResidentAdapters(Generic[Payload]):
 
     def release(self, row: Row) -> None:
         """Give back what an ended row held."""
-        for adapter in self._holders.pop(row.request.request_id, ()):
-            self._tables[adapter.kind.role].release(adapter.digest)
+        self._refused_since.pop(row.request.request_id, None)
+        for adapter in self._held.pop(row.request.request_id, ()):
+            self._table(adapter).release(adapter.digest, row)
 
     def loaded(self, adapter: ResolvedAdapter, payload: Payload) -> None:
         """Install weights that were loading."""
-        self._tables[adapter.kind.role].loaded(adapter.digest, payload)
+        self._table(adapter).loaded(adapter.digest, payload)
 
-    def failed(self, adapter: ResolvedAdapter) -> frozenset[str]:
-        """Forget an adapter that could not be loaded; return the ids of the requests that waited for it."""
-        self._tables[adapter.kind.role].drop(adapter.digest)
-        return frozenset(holder for holder, held in self._holders.items() if adapter in held)
+    def failed(self, adapter: ResolvedAdapter) -> None:
+        """Forget an adapter that could not be loaded; whoever waits for it must be released."""
+        self._table(adapter).drop(adapter.digest)
 
-    def _hold(self, holder: str, adapters: tuple[ResolvedAdapter, ...]) -> bool:
-        full = [adapter for adapter in adapters if not self._tables[adapter.kind.role].can_take(adapter.digest)]
-        for adapter in full:
-            self._give_way(adapter)
-        if full:
-            self._someone_blocked = True
+    def _table(self, adapter: ResolvedAdapter) -> SlotTable[Payload]:
+        return self._tables[adapter.kind.role]
+
+    def _hold(self, row: Row) -> bool:
+        """Take the slots the row lacks: all of them or none, but what there is for the oldest row without a slot."""
+        holder = row.request.request_id
+        held = self._held.get(holder, ())
+        missing = [adapter for adapter in row.adapters if adapter not in held]
+        full = [adapter for adapter in missing if not self._table(adapter).can_take(adapter.digest)]
+        if full and not self._is_refused_first(holder, full):
             return False
-        self._holders[holder] = adapters
-        for adapter in adapters:
-            if self._tables[adapter.kind.role].take(adapter.digest):
+        taken = tuple(adapter for adapter in missing if adapter not in full)
+        self._held[holder] = (*held, *taken)
+        for adapter in taken:
+            if self._table(adapter).take(adapter.digest, row):
                 self._load(adapter)
+        return not full
+
+    def _is_refused_first(self, holder: str, full: list[ResolvedAdapter]) -> bool:
+        """Record that a row lacks slots; return whether it is the oldest such row, and close slots if it waited long.
+
+        Raises:
+            ResourceExhaustedError: If they will never be free.
+        """
+        for adapter in full:
+            if self._table(adapter).all_pinned():
+                raise ResourceExhaustedError(
+                    f"every slot for {adapter.kind.role} is pinned; this adapter cannot be loaded"
+                )
+        since = self._refused_since.setdefault(holder, self._pass)
+        if self._oldest_refused is not None:
+            return False
+        self._oldest_refused = holder
+        if self._pass - since >= PATIENCE_STEPS:
+            for adapter in full:
+                self._table(adapter).close_soonest()
         return True
 
-    def _give_way(self, adapter: ResolvedAdapter) -> None:
-        table = self._tables[adapter.kind.role]
-        if table.all_pinned():
-            raise ResourceExhaustedError(f"every slot for {adapter.kind.role} is pinned; this adapter cannot be loaded")
-        if not self._someone_blocked:
-            table.promise()
-
     def _is_loaded(self, adapter: ResolvedAdapter) -> bool:
-        slot = self._tables[adapter.kind.role].find(adapter.digest)
+        slot = self._table(adapter).find(adapter.digest)
         return slot is not None and slot.payload is not None

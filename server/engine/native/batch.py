@@ -22,6 +22,7 @@ class Row:
         seed: Seed of this row's random numbers; the request's own or drawn at submission.
         index: Place in the batch and in every per-row buffer; -1 while waiting. Changes when the batch closes a gap.
         token_ids: Tokens generated so far.
+        is_prefetched: Whether its adapters were asked for ahead of its turn.
         queue_s: Seconds from submission until it joined the batch; None while waiting.
         ended: Set once its terminal output is made; the row leaves at the next step.
     """
@@ -31,6 +32,7 @@ class Row:
     seed: int
     index: int = -1
     token_ids: list[int] = field(default_factory=list)
+    is_prefetched: bool = False
     queue_s: float | None = None
     ended: bool = False
 

@@ -22,6 +22,7 @@ class NativeEngineConfig:
         max_lora_rank: Largest LoRA rank accepted.
         max_soft_prompts: Soft prompts resident at once.
         max_virtual_tokens: Longest soft prompt accepted.
+        max_host_adapter_bytes: Most bytes of adapters kept ready in host memory; 0 reads files at every load.
         num_threads: CPU threads of a forward pass; 0 leaves torch's own choice.
 
     Raises:
@@ -40,6 +41,7 @@ class NativeEngineConfig:
     max_lora_rank: int = 64
     max_soft_prompts: int = 16
     max_virtual_tokens: int = 128
+    max_host_adapter_bytes: int = 2 << 30
     num_threads: int = 0
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class NativeEngineConfig:
             raise InvalidArgumentError("device must be auto, cpu or cuda", param="device")
         if self.dtype not in {"float32", "bfloat16"}:
             raise InvalidArgumentError("dtype must be float32 or bfloat16", param="dtype")
+        if self.max_host_adapter_bytes < 0:
+            raise InvalidArgumentError("max_host_adapter_bytes must be 0 or more", param="max_host_adapter_bytes")
         if self.num_threads < 0:
             raise InvalidArgumentError("num_threads must be 0 (torch's choice) or positive", param="num_threads")
         positive = (

@@ -32,11 +32,11 @@ from server.core.outputs import FinishReason
 from server.core.sampling import MAX_SEED
 from server.engine.base import Engine, EngineInfo, EngineOutput, EngineRequest, EngineStats, ResolvedAdapter
 from server.engine.native.adapter_loading import AdapterLoader
+from server.engine.native.adapter_tiers import AdapterTiers
 from server.engine.native.batch import Row
 from server.engine.native.config import NativeEngineConfig
 from server.engine.native.families.seq2seq import Seq2SeqModel
 from server.engine.native.families.seq2seq_weights import model_folder, read_linear
-from server.engine.native.kv_cache import cache_dtype
 from server.engine.native.layers.weight_adapter import AdaptableBase
 from server.engine.native.runner import Runner
 from server.engine.native.scheduler import Scheduler
@@ -137,7 +137,7 @@ class NativeEngine(Engine):
             UnavailableError: If the engine is not running.
         """
         self._require_alive()
-        payload = await self._event_loop.run_in_executor(self._executor, self._loader.load, adapter)
+        payload = await self._event_loop.run_in_executor(self._executor, self._tiers.load, adapter)
         is_finite: Future[bool] = new_future()
         self._steps.post(partial(_answer, is_finite, partial(self._runner.probe, payload)))
         if not await self._await(is_finite):
@@ -200,9 +200,8 @@ class NativeEngine(Engine):
         model = Seq2SeqModel.load(folder, device=device, dtype=dtype, **sizes)
         limits = CodecLimits(max_rank=config.max_lora_rank, max_virtual_tokens=config.max_virtual_tokens)
         adaptable = AdaptableBase(model.targets, model.norms, partial(read_linear, folder))
-        self._loader = AdapterLoader(
-            base, adaptable, limits, device=device, dtype=dtype, cache_dtype=cache_dtype(model.embedding_VD)
-        )
+        loader = AdapterLoader(base, adaptable, limits, device=device, dtype=dtype)
+        self._tiers = AdapterTiers(loader.load, device, config.max_host_adapter_bytes)
         self._steps = StepLoop(
             Scheduler(
                 max_num_seqs=config.max_num_seqs,
@@ -210,7 +209,7 @@ class NativeEngine(Engine):
                 eos_token_ids=model.config.eos_token_ids,
             ),
             num_slots={AdapterRole.WEIGHTS: config.max_loras, AdapterRole.PROMPT: config.max_soft_prompts},
-            load=self._loader.load,
+            tiers=self._tiers,
             executor=self._executor,
             deliver=lambda outputs: self._event_loop.call_soon_threadsafe(self._deliver, outputs),
             max_num_waiting=config.max_num_waiting,

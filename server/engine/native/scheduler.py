@@ -7,6 +7,7 @@ adapters are not there yet lets later rows pass.
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 
 from server.core.errors import InternalError, MedleyError
 from server.core.outputs import FinishReason
@@ -46,6 +47,10 @@ class Scheduler:
     def rows(self) -> tuple[Row, ...]:
         """Every row without a terminal output, running ones first."""
         return tuple(row for row in (*self._running, *self._waiting) if not row.ended)
+
+    def next_waiting(self, count: int) -> tuple[Row, ...]:
+        """The rows next in the queue."""
+        return tuple(islice(self._waiting, count))
 
     def add(self, row: Row) -> None:
         """Put a row at the end of the queue."""

@@ -18,10 +18,15 @@ from server.engine.base import EngineOutput, EngineStats, ResolvedAdapter
 from server.engine.native.adapter_loading import loading_error
 from server.engine.native.adapter_payload import AdapterPayload
 from server.engine.native.adapter_slots import ResidentAdapters
+from server.engine.native.adapter_tiers import AdapterTiers
 from server.engine.native.batch import Batch, Row, StepOutput
 from server.engine.native.scheduler import RowOutput, Scheduler
 
 _log = logging.getLogger(__name__)
+
+# Rows of the queue whose adapters are brought up ahead of their turn: enough for a few steps' joins, few enough that a
+# row whose turn has come does not wait long behind them.
+_NUM_PREFETCHED_ROWS = 8
 
 Outputs = Sequence[tuple[str, EngineOutput]]
 
@@ -51,7 +56,7 @@ class StepLoop:
     Args:
         scheduler: Who runs.
         num_slots: Adapter slots by role.
-        load: Reads an adapter's weights; runs on ``executor``.
+        tiers: Where adapters come from.
         executor: Where adapters are loaded.
         deliver: Takes the outputs of a step; called on the step thread.
         max_num_waiting: Most rows in the queue.
@@ -62,15 +67,15 @@ class StepLoop:
         scheduler: Scheduler,
         *,
         num_slots: Mapping[AdapterRole, int],
-        load: Callable[[ResolvedAdapter], AdapterPayload],
+        tiers: AdapterTiers[AdapterPayload],
         executor: Executor,
         deliver: Callable[[Outputs], None],
         max_num_waiting: int,
     ) -> None:
         self._scheduler = scheduler
-        self._load, self._executor, self._deliver = load, executor, deliver
+        self._tiers, self._executor, self._deliver = tiers, executor, deliver
         self._max_num_waiting = max_num_waiting
-        self.adapters: ResidentAdapters[AdapterPayload] = ResidentAdapters(num_slots, self._begin_load)
+        self.adapters: ResidentAdapters[AdapterPayload] = ResidentAdapters(num_slots, self._begin_load, tiers.gave_up)
         self._condition = threading.Condition()
         self._posted: list[Callable[[], None]] = []
         self._num_waiting = 0
@@ -149,6 +154,7 @@ class StepLoop:
         self.adapters.begin_pass()
         batch = self._scheduler.schedule(self._admit, now_s)
         self._leave_queue(batch.num_new)
+        self._prefetch()
         if not batch.rows:
             return False
         try:
@@ -195,8 +201,24 @@ class StepLoop:
         except ResourceExhaustedError as error:
             future.set_exception(error)
 
+    def _prefetch(self) -> None:
+        """Bring up the adapters of the rows next in the queue, once for each row."""
+        rows = self._scheduler.next_waiting(_NUM_PREFETCHED_ROWS)
+        if all(row.is_prefetched for row in rows):
+            return
+        for row in rows:
+            row.is_prefetched = True
+        for adapter in self.adapters.prefetch(rows):
+            if adapter.digest not in self._tiers.host:
+                # A failure here is told by the load at the row's turn.
+                self._executor.submit(self._tiers.fetch, adapter)
+
     def _begin_load(self, adapter: ResolvedAdapter) -> None:
-        loading = self._executor.submit(self._load, adapter)
+        payload = self._tiers.at_once(adapter)
+        if payload is not None:
+            self.adapters.loaded(adapter, payload)
+            return
+        loading = self._executor.submit(self._tiers.load, adapter)
         loading.add_done_callback(lambda done: self.post(lambda: self._end_load(adapter, done)))
 
     def _end_load(self, adapter: ResolvedAdapter, done: "Future[AdapterPayload]") -> None:
@@ -209,8 +231,8 @@ class StepLoop:
             return
         error = loading_error(failure)
         _log.warning("adapter %s could not be loaded: %s", adapter.digest, error.message, exc_info=failure)
-        waiting = self.adapters.failed(adapter)
-        self._end(lambda row: row.request.request_id in waiting, FinishReason.ERROR, error)
+        self.adapters.failed(adapter)
+        self._end(lambda row: adapter in row.adapters, FinishReason.ERROR, error)
         for waiter in waiters:
             waiter.set_exception(error)
 
@@ -228,6 +250,8 @@ class StepLoop:
             resident=self.adapters.resident,
             num_adapter_loads=self.adapters.num_loads,
             num_adapter_evictions=self.adapters.num_evictions,
+            num_adapter_host_hits=self._tiers.host.num_hits,
+            num_adapter_host_bytes=self._tiers.host.num_bytes,
             num_steps=self._num_steps,
             num_generated_tokens=self._num_generated_tokens,
         )

@@ -8,7 +8,7 @@ from adapters.manifest import AdapterKind, AdapterRole
 from server.core.errors import ResourceExhaustedError
 from server.core.sampling import SamplingParams
 from server.engine.base import EngineRequest, ResolvedAdapter
-from server.engine.native.adapter_slots import ResidentAdapters
+from server.engine.native.adapter_slots import PATIENCE_STEPS, ResidentAdapters
 from server.engine.native.batch import Row
 
 
@@ -20,11 +20,10 @@ def prompt(name: str) -> ResolvedAdapter:
     return ResolvedAdapter(name, AdapterKind.PROMPT, Path(name), num_virtual_tokens=4)
 
 
-def row(name: str, *adapters: ResolvedAdapter) -> Row:
+def row(name: str, *adapters: ResolvedAdapter, max_new_tokens: int = 20) -> Row:
     by_role = {adapter.kind.role: adapter for adapter in adapters}
-    request = EngineRequest(
-        name, (5,), SamplingParams(), by_role.get(AdapterRole.WEIGHTS), by_role.get(AdapterRole.PROMPT)
-    )
+    params = SamplingParams(max_new_tokens=max_new_tokens)
+    request = EngineRequest(name, (5,), params, by_role.get(AdapterRole.WEIGHTS), by_role.get(AdapterRole.PROMPT))
     return Row(request, arrival_s=0.0, seed=0)
 
 
@@ -33,8 +32,11 @@ class Device:
 
     def __init__(self, num_loras: int = 2, num_prompts: int = 2, *, is_instant: bool = True) -> None:
         self.loading: list[ResolvedAdapter] = []
+        self.gave_up: list[tuple[str, str]] = []
         slots = {AdapterRole.WEIGHTS: num_loras, AdapterRole.PROMPT: num_prompts}
-        self.adapters: ResidentAdapters[str] = ResidentAdapters(slots, self.loading.append)
+        self.adapters: ResidentAdapters[str] = ResidentAdapters(
+            slots, self.loading.append, lambda digest, payload: self.gave_up.append((digest, payload))
+        )
         self._is_instant = is_instant
 
     def ask(self, *rows: Row) -> list[bool]:
@@ -76,6 +78,7 @@ def test_admit_full_slots_evicts_least_recently_used() -> None:
         device.adapters.release(each)
     assert set(device.adapters.resident) == {"a", "c"}
     assert (device.adapters.num_loads, device.adapters.num_evictions) == (3, 1)
+    assert device.gave_up == [("b", "b")]
 
 
 def test_admit_slots_in_use_waits_until_one_is_released() -> None:
@@ -94,20 +97,13 @@ def test_admit_row_waiting_for_a_slot_is_not_starved_by_later_rows() -> None:
     running = row("0", lora("a"))
     device.run(running)
     blocked = row("1", lora("b"))
-    later = [row(str(number), lora("a")) for number in range(2, 5)]
     base = row("9")
-    assert device.ask(blocked, *later, base) == [False, False, False, False, True]
-    device.adapters.release(running)
+    for step in range(PATIENCE_STEPS):
+        assert device.ask(blocked, row(f"early-{step}", lora("a")), base) == [False, True, True]
+    assert device.ask(blocked, row("late", lora("a")), base) == [False, False, True]
+    for user in [running, *(row(f"early-{step}", lora("a")) for step in range(PATIENCE_STEPS))]:
+        device.adapters.release(user)
     device.run(blocked)
-
-
-def test_admit_two_adapters_takes_both_or_none() -> None:
-    device = Device(num_loras=1, num_prompts=1)
-    running = row("0", prompt("p"))
-    device.run(running)
-    assert device.ask(row("1", lora("a"), prompt("q"))) == [False]
-    assert device.adapters.resident == ("p",)
-    device.run(row("2", lora("b")))
 
 
 def test_admit_all_slots_pinned_refuses_instead_of_waiting_for_ever() -> None:
@@ -146,7 +142,7 @@ def test_failed_load_names_its_waiters_and_frees_the_slot() -> None:
     device = Device(num_loras=1, is_instant=False)
     first, second = row("1", lora("a")), row("2", lora("a"))
     device.ask(first, second)
-    assert device.adapters.failed(lora("a")) == {"1", "2"}
+    device.adapters.failed(lora("a"))
     for each in (first, second):
         device.adapters.release(each)
     device.loading.clear()
@@ -163,3 +159,68 @@ def test_loading_slot_without_users_is_not_evicted() -> None:
     assert device.ask(row("2", lora("b"))) == [False]
     device.finish_loading()
     assert device.adapters.resident == ("a",)
+
+
+def test_slot_closed_is_the_one_that_empties_soonest() -> None:
+    device = Device()
+    short, long = row("short", lora("a"), max_new_tokens=5), row("long", lora("b"), max_new_tokens=50)
+    device.run(short)
+    device.run(long)
+    blocked = row("blocked", lora("c"))
+    for _ in range(PATIENCE_STEPS):
+        device.ask(blocked)
+    assert device.ask(blocked, row("1", lora("a")), row("2", lora("b"))) == [False, False, True]
+
+
+def test_oldest_row_of_two_adapters_keeps_one_while_it_waits_for_the_other() -> None:
+    device = Device(num_loras=1, num_prompts=1)
+    lora_user, prompt_user = row("1", lora("a")), row("2", prompt("p"))
+    device.run(lora_user)
+    device.run(prompt_user)
+    both, later = row("both", lora("b"), prompt("q")), row("later", lora("c"))
+    assert device.ask(both, later) == [False, False]
+    device.adapters.release(lora_user)
+    assert device.ask(both, later) == [False, False]
+    assert set(device.adapters.resident) == {"b", "p"}
+    device.adapters.release(prompt_user)
+    device.run(both)
+    assert set(device.adapters.resident) == {"b", "q"}
+
+
+def test_row_of_two_adapters_behind_another_one_takes_none() -> None:
+    device = Device(num_loras=1, num_prompts=1)
+    user = row("1", prompt("p"))
+    device.run(user)
+    device.ask(row("first", prompt("q")), row("second", lora("a"), prompt("r")))
+    assert device.adapters.resident == ("p",)
+
+
+def test_release_of_a_row_that_still_waits_gives_its_slot_back() -> None:
+    device = Device(num_loras=1, num_prompts=1)
+    device.run(row("1", prompt("p")))
+    waiting = row("2", lora("a"), prompt("q"))
+    device.ask(waiting)
+    device.adapters.release(waiting)
+    device.run(row("3", lora("b")))
+    assert "b" in device.adapters.resident
+
+
+def test_prefetch_takes_empty_slots_and_tells_what_found_none() -> None:
+    device = Device(num_loras=2)
+    device.run(row("1", lora("a")))
+    rows = [row(name, lora(name)) for name in "bcb"]
+    assert device.adapters.prefetch(rows) == [lora("c")]
+    device.finish_loading()
+    assert set(device.adapters.resident) == {"a", "b"}
+    assert device.adapters.prefetch(rows) == [lora("c")]
+
+
+def test_prefetch_evicts_idle_adapters_nobody_in_the_queue_wants() -> None:
+    device = Device(num_loras=2)
+    for name in ("a", "b"):
+        each = row(name, lora(name))
+        device.run(each)
+        device.adapters.release(each)
+    assert device.adapters.prefetch([row("1", lora("c")), row("2", lora("a"))]) == []
+    device.finish_loading()
+    assert set(device.adapters.resident) == {"a", "c"}

@@ -94,18 +94,17 @@ def damaged(folder: Path, tmp_path: Path, name: str, value: float, digest: str) 
 def overflowing(engine: NativeEngine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedAdapter:
     """An adapter that passed every check at load and still gives NaN, as an overflow in the middle would."""
     given = resolved(folder, "all-linear-8")
-    load = engine._loader.load
+    read = engine._tiers._read
 
     @torch.inference_mode()
     def spoil(adapter: ResolvedAdapter) -> object:
-        payload = load(adapter)
+        payload = read(adapter)
         if adapter.digest == "spoilt":
             for site in payload.lora.values():
                 site.a_IR.fill_(float("nan"))
         return payload
 
-    monkeypatch.setattr(engine._loader, "load", spoil)
-    monkeypatch.setattr(engine._steps, "_load", spoil)
+    monkeypatch.setattr(engine._tiers, "_read", spoil)
     return ResolvedAdapter("spoilt", given.kind, given.path, rank=given.rank)
 
 
