@@ -37,7 +37,8 @@ class Spot:
     Attributes:
         site: A fused layer, or the path of a norm.
         act: How.
-        columns: For a scaled input, the (start, stop) output columns that take their input so scaled; None for all.
+        columns: For a scaled input of a layer of several modules, the (start, stop) output columns of the module that
+            takes its input so scaled; such layers take no residual. None for a layer of one module.
     """
 
     site: str
