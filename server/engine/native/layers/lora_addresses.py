@@ -1,0 +1,166 @@
+"""Where the weights of the LoRAs in a batch lie: a table of device addresses, for kernels that fetch them themselves.
+
+The weights are neither copied nor stacked. When the set of adapters changes, only the newcomers' addresses are written
+and the table is copied to the device once. Knows no kernels. Step thread only.
+
+Legend: S sites, C places for adapters, P parts of all sites, Q blocks of columns of all parts.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from server.engine.native.layers.lora import LoraAdapter, LoraSite
+
+# The largest alignment of use to a kernel: 16 bytes of an address, 16 numbers of a width.
+_LARGEST_STEP = 16
+# Two kinds only, a kernel is compiled for each: 8 16-bit numbers are what a thread reads at once.
+_RANK_STEP = 8
+_FEWEST_PLACES = 16
+
+_Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteAddresses:
+    """The table of one site, on the device.
+
+    Attributes:
+        adapters_C2: Address of A, and its number of ranks: 0 for an adapter that leaves the site alone.
+        columns_Q4: Row in :attr:`AddressTable.parts_PC3`, the part's first column and width, first column within it.
+        max_rank: Most ranks of an adapter here.
+        rank_step: Divides the number of ranks of each: 8 or 1.
+        width_step: Divides the width of every part.
+    """
+
+    adapters_C2: Tensor
+    columns_Q4: Tensor
+    max_rank: int
+    rank_step: int
+    width_step: int
+
+
+class AddressTable:
+    """The addresses of a set of adapters, which it keeps alive; places hold until the next :meth:`hold`.
+
+    Args:
+        device: Where adapters and table are.
+        columns_at_once: Columns of a part that a program writes.
+
+    Attributes:
+        place: ``id`` of an adapter held → its place.
+        sites: Site → addresses; a site that no adapter changes may be missing.
+        parts_PC3: Per part and place: address of B, first of its ranks at the site, number of ranks.
+        address_step: Divides every address, in bytes.
+    """
+
+    def __init__(self, *, device: torch.device, columns_at_once: int) -> None:
+        self._device, self._columns_at_once = device, columns_at_once
+        self._held: dict[int, LoraAdapter] = {}
+        self._parts: dict[str, dict[_Bounds, int]] = {}
+        self.place: dict[int, int] = {}
+        self.sites: dict[str, SiteAddresses] = {}
+        self._lay_out({})
+        self._publish()
+
+    @property
+    def max_rank(self) -> int:
+        """Most ranks of an adapter at any site."""
+        return max((site.max_rank for site in self.sites.values()), default=0)
+
+    def hold(self, adapters: Iterable[LoraAdapter]) -> None:
+        """Make the table that of exactly these adapters."""
+        wanted = {id(adapter): adapter for adapter in adapters}
+        if self._held.keys() == wanted.keys():
+            return
+        if not self._fits(wanted):
+            self._lay_out(wanted)
+        for key in self._held.keys() - wanted.keys():
+            self._erase(key)
+        for key in wanted.keys() - self._held.keys():
+            self._write(wanted[key])
+        self._publish()
+
+    def _fits(self, wanted: Mapping[int, LoraAdapter]) -> bool:
+        if len(wanted) > self._adapters_SC2.shape[1]:
+            return False
+        return all(
+            bounds in self._parts.get(name, ())
+            for key in wanted.keys() - self._held.keys()
+            for name, site in wanted[key].items()
+            for bounds in _bounds(site)
+        )
+
+    def _lay_out(self, adapters: Mapping[int, LoraAdapter]) -> None:
+        """Make room for these adapters and forget what was written; sites seen before keep their rows."""
+        for adapter in adapters.values():
+            for name, site in adapter.items():
+                for bounds in _bounds(site):
+                    self._parts.setdefault(name, {}).setdefault(bounds, 0)
+        rows = [(name, bounds) for name, found in self._parts.items() for bounds in sorted(found)]
+        for row, (name, bounds) in enumerate(rows):
+            self._parts[name][bounds] = row
+        num_places = max(_FEWEST_PLACES, 1 << (len(adapters) - 1).bit_length())
+        columns = [
+            (row, start, stop - start, first)
+            for row, (_, (start, stop)) in enumerate(rows)
+            for first in range(0, stop - start, self._columns_at_once)
+        ]
+        self._adapters_SC2 = np.zeros((len(self._parts), num_places, 2), dtype=np.int64)
+        self._parts_PC3 = np.zeros((len(rows), num_places, 3), dtype=np.int64)
+        self._columns_Q4 = np.array(columns, dtype=np.int64).reshape(-1, 4)
+        self._site_row = {name: row for row, name in enumerate(self._parts)}
+        self._free = list(range(num_places))
+        self._held.clear()
+        self.place.clear()
+
+    def _write(self, adapter: LoraAdapter) -> None:
+        place = self._free.pop()
+        self._held[id(adapter)], self.place[id(adapter)] = adapter, place
+        for name, site in adapter.items():
+            self._adapters_SC2[self._site_row[name], place] = site.a_IR.data_ptr(), site.a_IR.shape[1]
+            first = 0
+            for part in site.parts:
+                rank = len(part.b_RO)
+                self._parts_PC3[self._parts[name][part.start, part.stop], place] = part.b_RO.data_ptr(), first, rank
+                first += rank
+
+    def _erase(self, key: int) -> None:
+        place = self.place.pop(key)
+        self._adapters_SC2[:, place] = 0
+        self._parts_PC3[:, place] = 0
+        self._free.append(place)
+        del self._held[key]
+
+    def _publish(self) -> None:
+        """Copy the table to the device, all sites at once."""
+        host = (self._adapters_SC2, self._parts_PC3, self._columns_Q4)
+        flat = torch.from_numpy(np.concatenate([table.ravel() for table in host])).to(self._device)
+        adapters, parts, columns = flat.split([table.size for table in host])
+        adapters_SC2 = adapters.view(self._adapters_SC2.shape)
+        columns_Q4 = columns.view(-1, 4)
+        self.parts_PC3 = parts.view(self._parts_PC3.shape)
+        addresses = [self._adapters_SC2[:, :, 0].ravel(), self._parts_PC3[:, :, 0].ravel()]
+        self.address_step = math.gcd(_LARGEST_STEP, int(np.gcd.reduce(np.concatenate(addresses))))
+        max_ranks = self._adapters_SC2[:, :, 1].max(axis=1).tolist()
+        rank_steps = np.gcd.reduce(self._adapters_SC2[:, :, 1], axis=1).tolist()
+        first = 0
+        for name, row in self._site_row.items():
+            widths = [stop - start for start, stop in self._parts[name]]
+            stop = first + sum(-(-width // self._columns_at_once) for width in widths)
+            self.sites[name] = SiteAddresses(
+                adapters_C2=adapters_SC2[row],
+                columns_Q4=columns_Q4[first:stop],
+                max_rank=max_ranks[row],
+                rank_step=1 if rank_steps[row] % _RANK_STEP else _RANK_STEP,
+                width_step=math.gcd(_LARGEST_STEP, *widths),
+            )
+            first = stop
+
+
+def _bounds(site: LoraSite) -> list[_Bounds]:
+    return [(part.start, part.stop) for part in site.parts]
