@@ -14,8 +14,9 @@ from torch import Tensor
 
 from server.engine.native.adapter_payload import AdapterPayload, Payloads, weight_adapter, weight_digest
 from server.engine.native.batch import NOT_FINITE, Batch, Row, StepOutput
-from server.engine.native.families.seq2seq import DecoderStep, Seq2SeqModel
+from server.engine.native.families.seq2seq import Seq2SeqModel
 from server.engine.native.layers.attention import runs_of
+from server.engine.native.layers.decoder_attention import DecoderStep
 from server.engine.native.layers.prefix import Prefix
 from server.engine.native.layers.soft_prompt import embed_rows
 from server.engine.native.layers.weight_adapter import AdapterDelta, AdapterStack, WeightAdapter, segment_delta
@@ -29,6 +30,7 @@ class _Composition:
 
     number: int
     row_B: Tensor
+    length_B: Tensor
     num_encoder: int
     cross_mask_NL1: Tensor | None
     delta: AdapterDelta | None
@@ -91,6 +93,7 @@ class Runner:
             token_B=self._history[composition.row_B, position_B],
             position_B=position_B if prefix_B is None else position_B + prefix_B,
             num_positions=1 + max(row.num_decoder_tokens for row in batch.rows),
+            length_B=composition.length_B,
             num_encoder=composition.num_encoder,
             cross_mask_NL1=composition.cross_mask_NL1,
         )
@@ -124,7 +127,9 @@ class Runner:
         if isinstance(payload, Prefix):
             probe_cache.write_prefix(0, payload)
         start = torch.full((1,), self._model.config.decoder_start_token_id, device=self._device)
-        step = DecoderStep(start, torch.full_like(start, num_prefix), num_prefix + 1, len(x_TD), None)
+        position = torch.full_like(start, num_prefix)
+        length = torch.full_like(start, len(x_TD))
+        step = DecoderStep(start, position, num_prefix + 1, length, len(x_TD), None)
         logits_BV = self._model.decode(step, probe_cache, _whole(payload, 1))
         return bool(logits_BV.isfinite().all())
 
@@ -137,26 +142,19 @@ class Runner:
         """Return the tensors of this composition, the kept ones if it is the last step's."""
         if self._composition is None or self._composition.number != batch.composition:
             lengths = [row.num_encoder_tokens for row in batch.rows]
+            length_B = torch.tensor(lengths, device=self._device)
             prefixes = [row.num_prefix_tokens for row in batch.rows]
             self._composition = _Composition(
                 number=batch.composition,
                 row_B=torch.arange(len(batch.rows), device=self._device),
+                length_B=length_B,
                 num_encoder=max(lengths),
-                cross_mask_NL1=self._cross_mask(lengths),
+                cross_mask_NL1=self._cache.cross_mask(length_B, max(lengths)),
                 delta=self._row_deltas(batch.rows),
                 prefix_B=torch.tensor(prefixes, device=self._device) if any(prefixes) else None,
                 sampling=plan_sampling(batch.rows, self._device),
             )
         return self._composition
-
-    def _cross_mask(self, lengths: Sequence[int]) -> Tensor | None:
-        if min(lengths) == max(lengths):
-            return None
-        position_L = torch.arange(max(lengths), device=self._device)
-        beyond_BL = position_L >= torch.tensor(lengths, device=self._device).unsqueeze(1)
-        mask_BL = torch.zeros(beyond_BL.shape, device=self._device, dtype=self._cache.dtype)
-        mask_BL.masked_fill_(beyond_BL, float("-inf"))
-        return mask_BL.repeat_interleave(self._model.config.num_heads, dim=0).unsqueeze(2)
 
     def _row_deltas(self, rows: Sequence[Row]) -> AdapterDelta | None:
         """Return the deltas of one token per row, in the batch's order."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from server.core.outputs import TokenLogprob
 from server.engine.native.batch import NOT_FINITE, Row, StepOutput
+from server.engine.native.kernels import cpu
 from server.engine.native.logits_processors import (
     ban_repeated_ngrams,
     keep_top_k,
@@ -91,6 +92,10 @@ def sample(
     Returns:
         The tokens on the device, and the step's output on the host: one copy of token ids.
     """
+    if plan.is_greedy and cpu.can_run(logits_BV, widths=logits_BV.shape[1:]):
+        token_B = cpu.argmax(logits_BV)
+        return token_B, StepOutput(tuple(token_B.tolist()))
+    logits_BV = logits_BV.float()
     best_B = token_B = logits_BV.argmax(dim=-1)
     if not plan.is_greedy:
         score_BV = logits_BV.clone()

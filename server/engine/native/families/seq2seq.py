@@ -11,7 +11,6 @@ Source:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -21,44 +20,14 @@ from torch.nn import functional
 
 from server.core.errors import FailedPreconditionError
 from server.engine.native.families.seq2seq_weights import Seq2SeqConfig, read_config, read_tensors
-from server.engine.native.kv_cache import KVCache, cache_dtype
-from server.engine.native.layers.attention import Run, one_token_attention, packed_self_attention
+from server.engine.native.kernels import cpu
+from server.engine.native.kv_cache import KVCache
+from server.engine.native.layers.attention import Run, packed_self_attention
+from server.engine.native.layers.decoder_attention import DecoderStep, StepAttention, prepare
 from server.engine.native.layers.linear import PackedLinear
 from server.engine.native.layers.lora import Target
 from server.engine.native.layers.relative_position import DecoderBias, EncoderBias
 from server.engine.native.layers.weight_adapter import AdapterDelta
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderStep:
-    """What one decoder step is about.
-
-    Attributes:
-        token_B: Newest token of each row.
-        position_B: Decoder position of that token.
-        num_positions: One past the largest position.
-        num_encoder: Encoder positions of the longest row.
-        cross_mask_NL1: 0 or minus infinity per encoder position; None when all rows are of equal length.
-    """
-
-    token_B: Tensor
-    position_B: Tensor
-    num_positions: int
-    num_encoder: int
-    cross_mask_NL1: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class OwnPast:
-    """What every decoder layer needs to attend to a row's own past, made once a step.
-
-    Attributes:
-        bias_NT1: Position bias, minus infinity where nothing is written yet.
-        place_N: Where the newest keys and values go in the cache.
-    """
-
-    bias_NT1: Tensor
-    place_N: Tensor
 
 
 class _Weights:
@@ -105,9 +74,12 @@ class _Norm:
 
     def __init__(self, weights: _Weights, path: str, eps: float) -> None:
         self._path, self._weight_D, self._eps = path, weights.norm(path), eps
+        self._has_kernels = cpu.can_run(self._weight_D, widths=self._weight_D.shape)
 
     def __call__(self, x: Tensor, delta: AdapterDelta | None) -> Tensor:
         if delta is None or delta.elementwise is None:
+            if self._has_kernels:
+                return cpu.rms_norm(x, self._weight_D, self._eps)
             return functional.rms_norm(x, self._weight_D.shape, self._weight_D, self._eps)
         return delta.elementwise.norm(self._path, x, self._weight_D, self._eps)
 
@@ -115,19 +87,22 @@ class _Norm:
 class _FeedForward:
     def __init__(self, weights: _Weights, site: str, path: str, config: Seq2SeqConfig) -> None:
         self._gate_width = config.d_ff if config.is_gated else None
+        self._has_kernels = cpu.can_run(weights.take("shared.weight"), widths=(config.d_ff,))
         names = ("wi_0", "wi_1") if config.is_gated else ("wi",)
         self._norm = _Norm(weights, f"{path}.layer_norm", config.norm_eps)
         self._wi = _Site(weights, f"{site}.wi", [f"{path}.DenseReluDense.{name}" for name in names])
         self._wo = _Site(weights, f"{site}.wo", [f"{path}.DenseReluDense.wo"])
 
     def __call__(self, x: Tensor, delta: AdapterDelta | None) -> Tensor:
-        h = self._wi(self._norm(x, delta), delta)
+        return self._wo(self._activate(self._wi(self._norm(x, delta), delta)), delta, residual=x)
+
+    def _activate(self, h: Tensor) -> Tensor:
         if self._gate_width is None:
-            h = h.relu_()
-        else:
-            gate, linear = h[:, : self._gate_width], h[:, self._gate_width :]
-            h = functional.gelu(gate, approximate="tanh").mul_(linear)
-        return self._wo(h, delta, residual=x)
+            return h.relu_()
+        if self._has_kernels:
+            return cpu.gated_gelu(h)
+        gate, linear = h[:, : self._gate_width], h[:, self._gate_width :]
+        return functional.gelu(gate, approximate="tanh").mul_(linear)
 
 
 class _EncoderLayer:
@@ -152,7 +127,7 @@ class _DecoderLayer:
     def __init__(self, weights: _Weights, index: int, config: Seq2SeqConfig) -> None:
         site, path = f"decoder.{index}", f"decoder.block.{index}.layer"
         own, cross = f"{path}.0.SelfAttention", f"{path}.1.EncDecAttention"
-        self._index, self._heads = index, (config.num_heads, config.d_kv)
+        self._index = index
         self._norm = _Norm(weights, f"{path}.0.layer_norm", config.norm_eps)
         self._qkv = _Site(weights, f"{site}.qkv", [f"{own}.q", f"{own}.k", f"{own}.v"])
         self._o = _Site(weights, f"{site}.o", [f"{own}.o"])
@@ -161,19 +136,11 @@ class _DecoderLayer:
         self._cross_o = _Site(weights, f"{site}.cross_o", [f"{cross}.o"])
         self._feed_forward = _FeedForward(weights, site, f"{path}.2", config)
 
-    def __call__(
-        self, x_BD: Tensor, step: DecoderStep, own: OwnPast, cache: KVCache, delta: AdapterDelta | None
-    ) -> Tensor:
-        num_rows, width = len(x_BD), self._heads[1]
-        q_BHK, k_BHK, v_BHK = self._qkv(self._norm(x_BD, delta), delta).view(num_rows, 3, *self._heads).unbind(1)
-        cache.append(self._index, k_BHK, v_BHK, own.place_N)
-        keys, values = cache.own(self._index, num_rows, step.num_positions)
-        y_NK = one_token_attention(q_BHK.reshape(-1, width), keys, values, own.bias_NT1)
-        x_BD = self._o(y_NK.view(num_rows, -1), delta, residual=x_BD)
-        q_NK = self._cross_q(self._cross_norm(x_BD, delta), delta).view(-1, width)
-        keys, values = cache.cross(self._index, num_rows, step.num_encoder)
-        y_NK = one_token_attention(q_NK, keys, values, step.cross_mask_NL1)
-        return self._feed_forward(self._cross_o(y_NK.view(num_rows, -1), delta, residual=x_BD), delta)
+    def __call__(self, x_BD: Tensor, attention: StepAttention, delta: AdapterDelta | None) -> Tensor:
+        y_BHK = attention.own(self._index, self._qkv(self._norm(x_BD, delta), delta))
+        x_BD = self._o(y_BHK, delta, residual=x_BD)
+        y_BHK = attention.cross(self._index, self._cross_q(self._cross_norm(x_BD, delta), delta))
+        return self._feed_forward(self._cross_o(y_BHK, delta, residual=x_BD), delta)
 
 
 class Seq2SeqModel:
@@ -244,8 +211,7 @@ class Seq2SeqModel:
             head_width=self.config.d_kv,
             max_encoder_len=max_encoder_len,
             max_decoder_len=max_decoder_len,
-            device=self.embedding_VD.device,
-            dtype=cache_dtype(self.embedding_VD),
+            weight=self.embedding_VD,
         )
 
     def encode(self, x_TD: Tensor, runs: Sequence[Run], delta: AdapterDelta | None) -> Tensor:
@@ -263,10 +229,9 @@ class Seq2SeqModel:
         return kv_T.view(len(kv_T), self.config.num_decoder_layers, 2, self.config.num_heads, self.config.d_kv)
 
     def decode(self, step: DecoderStep, cache: KVCache, delta: AdapterDelta | None) -> Tensor:
-        """Take each row one token further; return the logits of its next token, (B, V), float32."""
-        bias_NT1 = self._decoder_bias(step.position_B, step.num_positions).to(cache.dtype)
-        own = OwnPast(bias_NT1, cache.places(step.position_B))
+        """Take each row one token further; return the logits of its next token, (B, V)."""
+        attention = prepare(cache, self._decoder_bias, step)
         x_BD = functional.embedding(step.token_B, self.embedding_VD)
         for layer in self._decoder:
-            x_BD = layer(x_BD, step, own, cache, delta)
-        return self._head(self._decoder_norm(x_BD, delta) * self.config.head_scale).float()
+            x_BD = layer(x_BD, attention, delta)
+        return self._head(self._decoder_norm(x_BD, delta) * self.config.head_scale)

@@ -16,9 +16,6 @@ try:
 except ImportError:
     _cpu = None
 
-NOT_FINITE = -1
-"""What :func:`argmax` says of a row whose logits hold NaN or infinity."""
-
 _LANES = 16
 _HEAD_WIDTHS = {32, 64, 128}
 
@@ -125,7 +122,7 @@ def add_lora(table_B: Tensor, site: int, num_sites: int, x_BD: Tensor, y_BO: Ten
 
 
 def argmax(logits_BV: Tensor) -> Tensor:
-    """Return each row's best token, the first of equals, or :data:`NOT_FINITE`."""
+    """Return each row's best token, the first of equals, or -1 where its logits hold NaN or positive infinity."""
     token_B = torch.empty(len(logits_BV), dtype=torch.long)
     _cpu.argmax(_is_bf16(logits_BV), logits_BV.data_ptr(), token_B.data_ptr(), *logits_BV.shape)
     return token_B

@@ -1,13 +1,12 @@
 """Attention as T5 means it: no scaling of scores, a bias added to them.
 
-Legend: T packed tokens of all rows, L tokens of one row, B rows, H heads, K head width, S cached positions.
-Knows no cache layout beyond the views it is given. Step thread only.
+Legend: T packed tokens of all rows, L tokens of one row, B rows, H heads, K head width.
+The encoder's share; the decoder's is in ``decoder_attention.py``. Step thread only.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -61,16 +60,3 @@ def packed_self_attention(qkv_T: Tensor, runs: Sequence[Run], biases: Sequence[T
         y_BHLK = functional.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, attn_mask=bias_1HLL, scale=1.0)
         out_T[run.start : run.stop].view(run.num_rows, run.num_tokens, num_heads, -1).copy_(y_BHLK.transpose(1, 2))
     return out_T
-
-
-def one_token_attention(q_NK: Tensor, k_NSK: Tensor, v_NSK: Tensor, bias_NS1: Tensor | None) -> Tensor:
-    """Attend from one token per row and head (N = B·H) to its cached positions; return (N, K).
-
-    Computes in the cache's dtype and returns the query's. Scores are K q rather than q Kᵀ: the same numbers, read by
-    the faster of the two matrix-vector kernels on CPU.
-    """
-    # A transposed row, not unsqueeze(-1): the strides of the column choose the kernel; this one is 3 times as fast.
-    q_NK1 = q_NK.to(k_NSK.dtype).unsqueeze(1).transpose(1, 2)
-    score_NS1 = torch.bmm(k_NSK, q_NK1) if bias_NS1 is None else torch.baddbmm(bias_NS1, k_NSK, q_NK1)
-    weight_NS = torch.softmax(score_NS1.squeeze(2), dim=1)
-    return torch.bmm(weight_NS.unsqueeze(1), v_NSK).squeeze(1).to(q_NK.dtype)

@@ -56,6 +56,9 @@ class DecoderBias:
         weight_NH: The learned numbers; N buckets.
         max_len: Most decoder positions.
         max_distance: Distance from which on all share a bucket.
+
+    Attributes:
+        oldest_first_HT: Float32 bias by age, the oldest first; the last entry is a token's bias against itself.
     """
 
     def __init__(self, weight_NH: Tensor, *, max_len: int, max_distance: int) -> None:
@@ -64,6 +67,7 @@ class DecoderBias:
         # The last entry stands for "not yet written": minus infinity.
         future_H1 = weight_NH.new_full((weight_NH.shape[1], 1), float("-inf"))
         self._by_age_HN = torch.cat([weight_NH[bucket].T, future_H1], dim=1)
+        self.oldest_first_HT = weight_NH[bucket].T.flip(1).float().contiguous()
         self._position_T = torch.arange(max_len, device=weight_NH.device)
         self._future = max_len
 

@@ -139,8 +139,8 @@ def test_embed_rows_prompt_touches_its_text() -> None:
 
 def test_kv_cache_moved_row_reads_the_same_and_cleared_row_is_zero() -> None:
     cache = KVCache(
-        num_layers=2, num_rows=3, num_heads=2, head_width=4, max_encoder_len=6, max_decoder_len=5, device=CPU,
-        dtype=torch.float32,
+        num_layers=2, num_rows=3, num_heads=2, head_width=4, max_encoder_len=6, max_decoder_len=5,
+        weight=torch.zeros(1),
     )  # fmt: skip
     kv = draw(6, 2, 2, 2, 4)
     cache.write_cross(2, kv)
