@@ -14,6 +14,7 @@ from server.engine.native.batch import Row
 from server.engine.native.families.seq2seq import Seq2SeqModel
 from server.engine.native.kv_cache import KVCache
 from server.engine.native.layers.attention import runs_of
+from server.engine.native.layers.lora_choice import grouped_lora
 from server.engine.native.layers.prefix import Prefix
 from server.engine.native.layers.soft_prompt import embed_rows
 from server.engine.native.layers.weight_adapter import AdapterDelta, WeightAdapter, segment_delta
@@ -34,6 +35,7 @@ class Prefill:
 
     def __init__(self, model: Seq2SeqModel, cache: KVCache, payloads: Payloads) -> None:
         self._model, self._cache, self._payloads = model, cache, payloads
+        self._grouped = grouped_lora(device=model.embedding_VD.device, dtype=model.embedding_VD.dtype)
         is_cpu = model.embedding_VD.device.type == "cpu"
         self._max_tokens_at_once = _CPU_TOKENS_AT_ONCE if is_cpu else _GPU_TOKENS_AT_ONCE
 
@@ -76,4 +78,4 @@ class Prefill:
             if adapter is not None:
                 segments.append((start, stop, adapter))
             start = stop
-        return segment_delta(segments)
+        return segment_delta(segments, self._grouped)

@@ -12,6 +12,7 @@ Source:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ from server.engine.native.layers.lora import (
     Target,
     build_lora,
 )
+
+if TYPE_CHECKING:
+    from server.engine.native.layers.lora_triton import GroupedLora
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +158,20 @@ class AdapterDelta:
         return y_NO
 
 
-def segment_delta(segments: Sequence[tuple[int, int, WeightAdapter]]) -> AdapterDelta | None:
-    """Return the delta of adapters that each own contiguous rows, (first, one past the last, adapter); None of none."""
+def segment_delta(
+    segments: Sequence[tuple[int, int, WeightAdapter]], grouped: "GroupedLora | None" = None
+) -> AdapterDelta | None:
+    """Return the delta of adapters that each own contiguous rows; None of none.
+
+    Args:
+        segments: (first row, one past the last row, adapter).
+        grouped: Kernels for several adapters at once, where the device has them.
+    """
     if not segments:
         return None
     vectors = [(start, stop, adapter.vectors) for start, stop, adapter in segments if adapter.vectors]
-    lora = SegmentDelta([(start, stop, adapter.lora) for start, stop, adapter in segments])
+    loras = [(start, stop, adapter.lora) for start, stop, adapter in segments]
+    lora = SegmentDelta(loras) if grouped is None or len(loras) == 1 else grouped.delta(loras)
     return AdapterDelta(lora, ElementwiseDelta(vectors) if vectors else None)
 
 
@@ -169,16 +181,32 @@ class AdapterStack:
     Args:
         adapters: Digest → adapter.
         norms: Path of each norm → the base's weight.
+        grouped: Kernels that need no stack, where the device has them.
     """
 
-    def __init__(self, adapters: Mapping[str, WeightAdapter], norms: Mapping[str, Tensor]) -> None:
-        self._lora = LoraStack({digest: adapter.lora for digest, adapter in adapters.items()})
+    def __init__(
+        self,
+        adapters: Mapping[str, WeightAdapter],
+        norms: Mapping[str, Tensor],
+        grouped: "GroupedLora | None" = None,
+    ) -> None:
+        self._loras = {digest: adapter.lora for digest, adapter in adapters.items()}
+        self._grouped = grouped
+        self._stack = LoraStack(self._loras) if grouped is None else None
         vectors = {digest: adapter.vectors for digest, adapter in adapters.items()}
         self._elementwise = ElementwiseStack(vectors, norms) if any(vectors.values()) else None
 
     def delta(self, digests: Sequence[str | None], *, device: torch.device) -> AdapterDelta:
         """Return the delta of mixed rows, one token each: each row's adapter, or None for the base."""
-        lora = StackedDelta(self._lora, digests, device=device)
+        lora = self._lora_delta(digests, device)
         if self._elementwise is None:
             return AdapterDelta(lora, None)
         return AdapterDelta(lora, ElementwiseDelta([(0, len(digests), self._elementwise.rows(digests))]))
+
+    def _lora_delta(self, digests: Sequence[str | None], device: torch.device) -> LoraDelta:
+        if self._stack is not None:
+            return StackedDelta(self._stack, digests, device=device)
+        assert self._grouped is not None
+        return self._grouped.delta(
+            [(row, row + 1, self._loras[digest]) for row, digest in enumerate(digests) if digest]
+        )

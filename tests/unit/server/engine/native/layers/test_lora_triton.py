@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("triton", reason="Triton offers no build for this platform")
 
 from server.engine.native.layers.lora import LoraStack, SegmentDelta, StackedDelta  # noqa: E402
+from server.engine.native.layers.weight_adapter import AdapterStack, WeightAdapter, segment_delta  # noqa: E402
 from tests.fixtures.mixed_loras import draw_adapters, draw_rows, row_digests  # noqa: E402
 
 if TYPE_CHECKING:
@@ -73,6 +74,29 @@ def test_long_segments_equal_the_torch_layer(lora_of: "LoraOf", dtype: torch.dty
     torch.testing.assert_close(found, wanted, **TOLERANCE[dtype])
     assert torch.equal(found[130:150], y[130:150])
     assert torch.equal(found[260:290], y[260:290])
+
+
+def test_weight_adapters_take_the_kernels_where_there_are_some(lora_of: "LoraOf") -> None:
+    adapters = {
+        name: WeightAdapter(lora, {}) for name, lora in draw_adapters([8, 3], dtype=torch.float32, device=CPU).items()
+    }
+    adapters["vectors only"] = WeightAdapter({}, {})
+    x, y = draw_rows(6, dtype=torch.float32, device=CPU)
+    digests = ["adapter-1", None, "adapter-0", "vectors only", "adapter-1", "adapter-0"]
+    segments = [(2 * place, 2 * place + 2, adapter) for place, adapter in enumerate(adapters.values())]
+    kernels = lora_of(torch.float32)
+    for found, wanted in (
+        (
+            AdapterStack(adapters, {}, kernels).delta(digests, device=CPU),
+            AdapterStack(adapters, {}).delta(digests, device=CPU),
+        ),
+        (segment_delta(segments, kernels), segment_delta(segments)),
+    ):
+        assert type(found.lora) is not type(wanted.lora)
+        y_found, y_wanted = (delta.linear("qkv", lambda *_: y.clone(), x, None) for delta in (found, wanted))
+        torch.testing.assert_close(y_found, y_wanted, **TOLERANCE[torch.float32])
+        assert not torch.allclose(y_found, y, atol=1.0)
+    assert isinstance(segment_delta(segments[:1], kernels).lora, SegmentDelta), "one adapter takes the dense path"
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
