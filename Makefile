@@ -10,7 +10,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt server/engine/native/kernels/cpu.cpp
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,training,dev]'
 	touch $@
 
 # SAMPLE=file.jsonl takes other dialogues than the shipped ones, NUM=50 how many, SPLIT=validation which.
@@ -45,7 +45,7 @@ fmt: install
 protos: install
 	$(BIN)/python protos/generate.py
 
-# The engine beside its peers, in turn, in one run; ARGS="--json FILE" keeps the figures.
+# The engine beside its peers, in turn, in one run; ARGS="--quick" takes minutes, ARGS="--json FILE" keeps the figures.
 bench: install
 	$(BIN)/python -m benchmarks engine $(ARGS)
 
