@@ -3,17 +3,19 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from benchmarks.closed_batch import Tokens
 from server.core.sampling import SamplingParams
 from server.engine.base import EngineRequest, ResolvedAdapter
 from server.engine.native.engine import NativeEngine, NativeEngineConfig
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,11 @@ class OurEngine:
 
     def serve(self, requests: Sequence[EngineRequest]) -> ServedBatch:
         """Serve requests submitted all at once; see :func:`serve_batch`."""
-        return self._loop.run(serve_batch(self._engine, requests))
+        return self.run(lambda engine: serve_batch(engine, requests))
+
+    def run(self, drive: Callable[[NativeEngine], Coroutine[None, None, Result]]) -> Result:
+        """Run a coroutine that drives the engine to its end."""
+        return self._loop.run(drive(self._engine))
 
 
 class OurSide:
