@@ -46,10 +46,13 @@ def _read(folder: Path, model_id: str | None) -> BaseModelSpec:
     config = parse_object((folder / _CONFIG_FILE).read_bytes(), _CONFIG_FILE)
     files = _weights_files(folder)
     shapes: dict[str, tuple[int, int]] = {}
+    norms: set[str] = set()
     for path in files.values():
         # Hub snapshots are links into the hub's cache; the folder is the operator's own.
         with open_regular(path.resolve()) as file:
-            shapes |= _linear_shapes(read_header(file, _LIMITS))
+            entries = read_header(file, _LIMITS)
+        shapes |= _linear_shapes(entries)
+        norms |= _norm_paths(entries)
     return BaseModelSpec(
         model_id=model_id or _own_model_id(folder),
         architecture=_architecture(config),
@@ -57,6 +60,11 @@ def _read(folder: Path, model_id: str | None) -> BaseModelSpec:
         vocab_size=_size(config, "vocab_size"),
         linear_shapes=shapes,
         weights_digest=digest_bytes_of(files[_WEIGHTS_FILE]) if _WEIGHTS_FILE in files else digest_files(files),
+        norm_paths=frozenset(norms),
+        # Where a T5 config leaves it out, the decoder is as deep as the encoder.
+        num_decoder_layers=_size(config, "num_decoder_layers" if config.get("num_decoder_layers") else "num_layers"),
+        num_heads=_size(config, "num_heads"),
+        d_kv=_size(config, "d_kv"),
     )
 
 
@@ -80,6 +88,14 @@ def _linear_shapes(entries: dict[str, TensorEntry]) -> dict[str, tuple[int, int]
         if name.endswith(_WEIGHT_SUFFIX) and len(entry.shape) == 2 and module.split(".")[-1] not in _NOT_LINEAR:
             shapes[module] = (entry.shape[0], entry.shape[1])
     return shapes
+
+
+def _norm_paths(entries: dict[str, TensorEntry]) -> set[str]:
+    return {
+        name.removesuffix(_WEIGHT_SUFFIX)
+        for name, entry in entries.items()
+        if name.endswith(_WEIGHT_SUFFIX) and len(entry.shape) == 1
+    }
 
 
 def _architecture(config: dict[str, object]) -> str:

@@ -7,13 +7,14 @@ bare GPU box. Functions may be called from any thread; they read files, so never
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from adapters.adapter_folder import ALLOWED_FILES, CONFIG_FILE, WEIGHTS_FILE, adapter_files, check_sizes
-from adapters.adapter_weights import AdapterWeights, LinearChange, SoftPromptWeights, WeightAdapterWeights
-from adapters.errors import InvalidAdapterError, WrongBaseError
-from adapters.manifest import MANIFEST_FILE, AdapterKind, AdapterManifest, BaseModelSpec
-from adapters.peft_config import LoraConfig, PromptConfig, parse_config
-from adapters.peft_tensors import load_pairs, load_prompt, plan_lora, read_entries
+from adapters.adapter_weights import AdapterWeights, WeightAdapterWeights
+from adapters.errors import AdapterTooLargeError, InvalidAdapterError, WrongBaseError
+from adapters.manifest import MANIFEST_FILE, AdapterManifest, BaseModelSpec
+from adapters.peft_families import Family, PromptPlan, WeightPlan, parse_config
+from adapters.peft_tensors import TensorReader, read_entries
 from adapters.safetensors_file import HeaderLimits, open_regular
 from adapters.strict_json import parse_object, show
 
@@ -36,8 +37,8 @@ class CodecLimits:
         max_text_bytes: Largest of each other file.
         max_header_bytes: Longest safetensors header.
         max_tensors: Most tensors.
-        max_rank: Largest LoRA rank.
-        max_virtual_tokens: Longest soft prompt.
+        max_rank: Largest LoRA rank; of a LoHa of rank r, that of the LoRA it is served as, r².
+        max_virtual_tokens: Longest soft prompt or prefix.
     """
 
     max_file_bytes: int = 512 << 20
@@ -58,7 +59,7 @@ class _Folder:
     """What the small files of an adapter say, checked by themselves and against the base."""
 
     weights_file: Path
-    config: LoraConfig | PromptConfig
+    config: Family
     manifest: AdapterManifest | None
 
 
@@ -74,18 +75,21 @@ def read_adapter(folder: Path, base: BaseModelSpec, limits: CodecLimits) -> Adap
     """
     parts = _read_folder(folder, base, limits)
     with open_regular(parts.weights_file) as file:
-        entries = read_entries(file, limits.header)
-        if isinstance(parts.config, PromptConfig):
-            return SoftPromptWeights(load_prompt(file, entries, parts.config, base, limits.max_virtual_tokens))
-        pairs = load_pairs(file, plan_lora(entries, parts.config, base, limits.max_rank))
-        return WeightAdapterWeights({path: LinearChange(lora=pair) for path, pair in pairs}, {})
+        reader, plan = _plan(file, parts.config, base, limits)
+        if isinstance(plan, PromptPlan):
+            return plan.load(reader)
+        return WeightAdapterWeights(
+            linears={path: load(reader) for path, load in plan.linears.items()},
+            norms={path: load(reader) for path, load in plan.norms.items()},
+        )
 
 
 def inspect_adapter(folder: Path, base: BaseModelSpec, limits: CodecLimits, name: str) -> AdapterManifest:
     """Check everything about the adapter in ``folder`` and return its manifest under the name ``name``.
 
-    Checks what :func:`read_adapter` checks, holding one tensor at a time. The manifest is that of ``medley.json``, else
-    made from config and tensors. Its prompt template is not checked here but by ``adapters.prompting.check_template``.
+    Checks what :func:`read_adapter` checks, holding one layer's tensors at a time. The manifest is that of
+    ``medley.json``, else made from config and tensors. Its prompt template is not checked here but by
+    ``adapters.prompting.check_template``.
 
     Raises:
         InvalidAdapterError: As :func:`read_adapter`, and if ``medley.json`` says otherwise than the tensors.
@@ -94,18 +98,31 @@ def inspect_adapter(folder: Path, base: BaseModelSpec, limits: CodecLimits, name
     """
     parts = _read_folder(folder, base, limits)
     with open_regular(parts.weights_file) as file:
-        entries = read_entries(file, limits.header)
-        if isinstance(parts.config, PromptConfig):
-            num_tokens = load_prompt(file, entries, parts.config, base, limits.max_virtual_tokens).shape[0]
-            found = AdapterManifest(name, AdapterKind.PROMPT, num_virtual_tokens=num_tokens)
+        reader, plan = _plan(file, parts.config, base, limits)
+        if isinstance(plan, PromptPlan):
+            plan.load(reader)
+            found = AdapterManifest(name, plan.kind, num_virtual_tokens=plan.num_virtual_tokens)
         else:
-            pairs = plan_lora(entries, parts.config, base, limits.max_rank)
-            for _ in load_pairs(file, pairs):
-                pass
-            targets = tuple(sorted({path.rpartition(".")[2] for path in pairs}))
-            rank = max(pair.rank for pair in pairs.values())
-            found = AdapterManifest(name, AdapterKind.LORA, rank=rank, target_modules=targets)
+            for load in (*plan.linears.values(), *plan.norms.values()):
+                load(reader)
+            targets = {path.rpartition(".")[2] for path in (*plan.linears, *plan.norms)}
+            found = AdapterManifest(name, plan.kind, rank=plan.rank, target_modules=tuple(sorted(targets)))
     return _merge(found, parts)
+
+
+def _plan(
+    file: BinaryIO, config: Family, base: BaseModelSpec, limits: CodecLimits
+) -> tuple[TensorReader, WeightPlan | PromptPlan]:
+    entries = read_entries(file, limits.header)
+    plan = config.plan(entries, base)
+    if isinstance(plan, PromptPlan) and plan.num_virtual_tokens > limits.max_virtual_tokens:
+        raise AdapterTooLargeError(
+            f"the adapter has {plan.num_virtual_tokens} virtual tokens; at most {limits.max_virtual_tokens} are served"
+        )
+    if isinstance(plan, WeightPlan) and plan.rank > limits.max_rank:
+        note = f" ({plan.rank_note})" if plan.rank_note else ""
+        raise AdapterTooLargeError(f"the adapter has rank {plan.rank}{note}; at most {limits.max_rank} is served")
+    return TensorReader(file, entries), plan
 
 
 def _read_folder(folder: Path, base: BaseModelSpec, limits: CodecLimits) -> _Folder:

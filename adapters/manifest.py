@@ -53,6 +53,10 @@ class BaseModelSpec:
         vocab_size: Rows of the embedding table.
         linear_shapes: Module path → (out, in) of every linear layer an adapter may target.
         weights_digest: SHA-256 of the base's weights file where known.
+        norm_paths: Module path of every norm an adapter may tune; all are ``d_model`` wide.
+        num_decoder_layers: Decoder layers, each with one prefix; 0 where prefixes are not served.
+        num_heads: Heads of each attention.
+        d_kv: Width of a head.
     """
 
     model_id: str
@@ -61,11 +65,16 @@ class BaseModelSpec:
     vocab_size: int
     linear_shapes: Mapping[str, tuple[int, int]]
     weights_digest: str | None = None
+    norm_paths: frozenset[str] = frozenset()
+    num_decoder_layers: int = 0
+    num_heads: int = 0
+    d_kv: int = 0
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over architecture and shapes: equal for bases an adapter fits, whatever their weights."""
         shapes = sorted((path, list(shape)) for path, shape in self.linear_shapes.items())
+        # Adapters carry it: what else is known of a base must not come in, or they would no longer fit theirs.
         text = json.dumps([self.architecture, self.d_model, self.vocab_size, shapes], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -81,9 +90,9 @@ class AdapterManifest:
         base_fingerprint: :attr:`BaseModelSpec.fingerprint` of that base; empty when unknown.
         base_weights_digest: SHA-256 of that base's weights; empty when unknown.
         prompt_template: Template that wraps the user's text; empty means the base's own.
-        rank: Largest LoRA rank; 0 for soft prompts.
-        target_modules: Module suffixes a LoRA changes.
-        num_virtual_tokens: Rows of a soft prompt; 0 for LoRA.
+        rank: Largest LoRA rank; 0 where it is no LoRA.
+        target_modules: Module suffixes it changes; empty for soft prompts and prefixes.
+        num_virtual_tokens: Rows of a soft prompt or prefix; 0 for the others.
         task: What it does, as ``summarization``.
         licence: SPDX identifier.
         description: One sentence for people.

@@ -1,53 +1,37 @@
-"""PEFT's ``adapter_config.json``: the fields that change the maths, and the refusal of those we do not compute.
+"""Fields of PEFT's ``adapter_config.json``: read with their types and ranges, and the refusal of those nobody computes.
 
-A field is taken only if it is known to leave inference alone or is computed here; any other field must be off (null,
-false, empty), so that a newer PEFT cannot slip a new behaviour past us. Which modules an adapter changes is read from
-its tensors, never from ``target_modules``. Functions may be called from any thread.
+A field is taken only if it is known to leave inference alone or is computed by the adapter's family; any other field
+must be off (null, false, empty), so that a newer PEFT cannot slip a new behaviour past us. Which modules an adapter
+changes is read from its tensors, never from ``target_modules``. Knows no family. Functions may be called from any
+thread.
 
 Source:
-    https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/config.py and, beside it,
-    ``tuners/prompt_tuning/config.py`` and ``utils/other.py`` (``get_pattern_key``).
+    https://github.com/huggingface/peft/blob/v0.21.2/src/peft/utils/other.py (``get_pattern_key``).
 """
 
-import math
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from typing import TypeVar
 
 from adapters.adapter_folder import CONFIG_FILE
 from adapters.errors import AdapterTooLargeError, InvalidAdapterError, UnsupportedAdapterError
 from adapters.strict_json import show
 
-LORA = "LORA"
-PROMPT_TUNING = "PROMPT_TUNING"
+Value = TypeVar("Value")
 
-_ABOUT_ORIGIN = {
-    *(
-        "peft_type",
-        "task_type",
-        "peft_version",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-    ),
-}
-_LORA_FIELDS = _ABOUT_ORIGIN | {
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights", "bias"),
-    # These say where to put new layers; the tensors say where they are.
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
-    # A and B are stored as [R, in] and [out, R] whichever way round the base keeps its own weight.
-    "fan_in_fan_out",
-    # These only tune switches that must be off, or say how A and B were begun.
-    *("qalora_group_size", "megatron_core", "ensure_weight_tying", "eva_config"),
-}
-_PROMPT_FIELDS = _ABOUT_ORIGIN | {
-    *("num_virtual_tokens", "num_transformer_submodules", "token_dim", "num_layers", "num_attention_heads"),
-    *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
-}
-_INITS_THAT_KEEP_THE_BASE = {"gaussian", "eva", "orthogonal"}
-_FIELD_NAMES = {"use_dora": "DoRA", "modules_to_save": "modules_to_save (full copies of base layers)"}
+ABOUT_ORIGIN = frozenset(
+    {
+        *("peft_type", "task_type", "peft_version", "auto_mapping", "base_model_name_or_path"),
+        *("revision", "inference_mode"),
+    }
+)
+# These say where to put new layers; the tensors say where they are. Adapters are stored the same way round whichever
+# way the base keeps its own weight (fan_in_fan_out).
+ABOUT_PLACES = frozenset(
+    {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "bias"}
+)
+_FIELD_NAMES = {"modules_to_save": "modules_to_save (full copies of base layers)"}
 
 _MAX_PATTERNS = 1024
 _MAX_PATTERN_CHARS = 256
@@ -62,117 +46,86 @@ _PATTERN_PART = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class LoraConfig:
-    """What scales and sizes a LoRA.
-
-    Attributes:
-        rank: Rank where no pattern matches.
-        lora_alpha: alpha where no pattern matches.
-        rank_pattern: Pattern of module path → rank, in the file's order.
-        alpha_pattern: Pattern of module path → alpha, in the file's order.
-        use_rslora: Whether s is alpha/√R instead of alpha/R.
-        base_model: Name of the base, for people.
-    """
-
-    rank: int
-    lora_alpha: float
-    rank_pattern: Mapping[re.Pattern[str], int]
-    alpha_pattern: Mapping[re.Pattern[str], float]
-    use_rslora: bool
-    base_model: str
-
-    def rank_of(self, path: str) -> int:
-        """Return the rank at a module path; the first pattern that matches wins."""
-        return next((rank for pattern, rank in self.rank_pattern.items() if pattern.match(path)), self.rank)
-
-    def scaling_of(self, path: str, rank: int) -> float:
-        """Return s in y = Wx + s·B(Ax) at a module path whose pair has that rank.
-
-        Source:
-            LoRA: arXiv:2106.09685; rank-stabilized LoRA: arXiv:2312.03732.
-        """
-        alpha = next((alpha for pattern, alpha in self.alpha_pattern.items() if pattern.match(path)), self.lora_alpha)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
-
-
-@dataclass(frozen=True)
-class PromptConfig:
-    """What sizes a soft prompt.
-
-    Attributes:
-        num_virtual_tokens: Rows that are used, n.
-        base_model: Name of the base, for people.
-    """
-
-    num_virtual_tokens: int
-    base_model: str
-
-
-def parse_config(raw: Mapping[str, object]) -> LoraConfig | PromptConfig:
-    """Return the config of a family that can be served.
+def refuse_other_fields(raw: Mapping[str, object], known: Set[str]) -> None:
+    """Accept a config whose fields are known or off.
 
     Raises:
-        InvalidAdapterError: If a field is missing or out of range.
-        UnsupportedAdapterError: If it is of another family, or switches on something that is not computed.
-        AdapterTooLargeError: If it has too many patterns.
+        UnsupportedAdapterError: If another field switches something on.
     """
-    peft_type = raw.get("peft_type")
-    if peft_type == LORA:
-        return _lora(raw)
-    if peft_type == PROMPT_TUNING:
-        return _prompt(raw)
-    if isinstance(peft_type, str):
-        raise UnsupportedAdapterError(
-            f"adapters of type {show(peft_type)} are not supported; use LoRA or prompt tuning"
-        )
-    raise InvalidAdapterError(f"{CONFIG_FILE} needs peft_type")
-
-
-def _lora(raw: Mapping[str, object]) -> LoraConfig:
-    _refuse_others(raw, _LORA_FIELDS)
-    init = raw.get("init_lora_weights", True)
-    if not isinstance(init, bool) and init not in _INITS_THAT_KEEP_THE_BASE:
-        raise UnsupportedAdapterError(
-            f"init_lora_weights {show(init)} changes the base's weights; convert the adapter to a plain LoRA in PEFT "
-            "(save_pretrained with path_initial_model_for_weight_conversion)"
-        )
-    return LoraConfig(
-        rank=_count(raw.get("r"), "r"),
-        lora_alpha=_number(raw.get("lora_alpha"), "lora_alpha"),
-        rank_pattern={key: _count(value, "rank_pattern") for key, value in _patterns(raw, "rank_pattern").items()},
-        alpha_pattern={key: _number(value, "alpha_pattern") for key, value in _patterns(raw, "alpha_pattern").items()},
-        use_rslora=_flag(raw, "use_rslora"),
-        base_model=_base_model(raw),
-    )
-
-
-def _prompt(raw: Mapping[str, object]) -> PromptConfig:
-    _refuse_others(raw, _PROMPT_FIELDS)
-    if raw.get("task_type") not in (None, "SEQ_2_SEQ_LM"):
-        raise UnsupportedAdapterError(
-            f"a soft prompt for {show(raw['task_type'])} is not supported; the base is an encoder-decoder: SEQ_2_SEQ_LM"
-        )
-    return PromptConfig(_count(raw.get("num_virtual_tokens"), "num_virtual_tokens"), _base_model(raw))
-
-
-def _refuse_others(raw: Mapping[str, object], known: set[str]) -> None:
     for key, value in raw.items():
         if key not in known and value not in (None, False, "", [], {}):
             name = _FIELD_NAMES.get(key, show(key))
             raise UnsupportedAdapterError(f"{name} is not supported; train the adapter without it ({CONFIG_FILE})")
 
 
-def _patterns(raw: Mapping[str, object], key: str) -> dict[re.Pattern[str], object]:
-    patterns = raw.get(key) or {}
-    if not isinstance(patterns, dict):
+def base_model_of(raw: Mapping[str, object]) -> str:
+    """Return the name of the base, for people; empty when unknown.
+
+    Raises:
+        InvalidAdapterError: If it is no text.
+    """
+    name = raw.get("base_model_name_or_path") or ""
+    if not isinstance(name, str):
+        raise InvalidAdapterError(f"{CONFIG_FILE}: base_model_name_or_path must be text")
+    return name
+
+
+def flag(raw: Mapping[str, object], key: str) -> bool:
+    """Return a field that is on or off; off when missing.
+
+    Raises:
+        InvalidAdapterError: If it is neither true nor false.
+    """
+    value = raw.get(key, False)
+    if not isinstance(value, bool):
+        raise InvalidAdapterError(f"{CONFIG_FILE}: {key} must be true or false")
+    return value
+
+
+def count(value: object, key: str) -> int:
+    """Return the value of the field ``key`` as a whole number of 1 or more.
+
+    Raises:
+        InvalidAdapterError: If it is anything else, or 2^31 or more.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        raise InvalidAdapterError(f"{CONFIG_FILE}: {key} must be a whole number of 1 or more, not {show(value)}")
+    return value
+
+
+def number(value: object, key: str) -> float:
+    """Return the value of the field ``key`` as a finite number.
+
+    Raises:
+        InvalidAdapterError: If it is anything else.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        raise InvalidAdapterError(f"{CONFIG_FILE}: {key} must be a finite number, not {show(value)}")
+    return float(value)
+
+
+def patterns(raw: Mapping[str, object], key: str, read: Callable[[object, str], Value]) -> dict[re.Pattern[str], Value]:
+    """Return a field that maps patterns of module paths to values, in the file's order.
+
+    Raises:
+        InvalidAdapterError: If it is no such mapping, or a pattern or value is malformed.
+        UnsupportedAdapterError: If a pattern could run for ever.
+        AdapterTooLargeError: If there are too many patterns.
+    """
+    found = raw.get(key) or {}
+    if not isinstance(found, dict):
         raise InvalidAdapterError(f"{CONFIG_FILE}: {key} must map module patterns to numbers")
-    num_wild = sum(any(sign in pattern for sign in "*+?|") for pattern in patterns)
-    if len(patterns) > _MAX_PATTERNS or num_wild > _MAX_WILD_PATTERNS:
+    num_wild = sum(any(sign in pattern for sign in "*+?|") for pattern in found)
+    if len(found) > _MAX_PATTERNS or num_wild > _MAX_WILD_PATTERNS:
         raise AdapterTooLargeError(
             f"{CONFIG_FILE}: {key} takes at most {_MAX_PATTERNS} modules, {_MAX_WILD_PATTERNS} of them with wildcards"
         )
-    return {_compile(pattern, key): value for pattern, value in patterns.items()}
+    return {_compile(pattern, key): read(value, key) for pattern, value in found.items()}
+
+
+def first_match(found: Mapping[re.Pattern[str], Value], path: str, default: Value) -> Value:
+    """Return the value of the first pattern that matches a module path, else ``default``."""
+    return next((value for pattern, value in found.items() if pattern.match(path)), default)
 
 
 def _compile(pattern: str, key: str) -> re.Pattern[str]:
@@ -188,29 +141,3 @@ def _compile(pattern: str, key: str) -> re.Pattern[str]:
         return re.compile(rf"(.*\.)?({pattern})$")
     except re.error as error:
         raise InvalidAdapterError(f"{CONFIG_FILE}: the pattern {show(pattern)} in {key} is malformed") from error
-
-
-def _base_model(raw: Mapping[str, object]) -> str:
-    name = raw.get("base_model_name_or_path") or ""
-    if not isinstance(name, str):
-        raise InvalidAdapterError(f"{CONFIG_FILE}: base_model_name_or_path must be text")
-    return name
-
-
-def _flag(raw: Mapping[str, object], key: str) -> bool:
-    value = raw.get(key, False)
-    if not isinstance(value, bool):
-        raise InvalidAdapterError(f"{CONFIG_FILE}: {key} must be true or false")
-    return value
-
-
-def _count(value: object, key: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
-        raise InvalidAdapterError(f"{CONFIG_FILE}: {key} must be a whole number of 1 or more, not {show(value)}")
-    return value
-
-
-def _number(value: object, key: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
-        raise InvalidAdapterError(f"{CONFIG_FILE}: {key} must be a finite number, not {show(value)}")
-    return float(value)

@@ -12,7 +12,14 @@ from adapters.digest import digest_files
 from adapters.errors import InvalidBaseError
 from tests.fixtures.adapters import safetensors_bytes
 
-CONFIG = {"architectures": ["T5ForConditionalGeneration"], "d_model": 8, "vocab_size": 32}
+CONFIG = {
+    "architectures": ["T5ForConditionalGeneration"],
+    "d_model": 8,
+    "vocab_size": 32,
+    "num_layers": 2,
+    "num_heads": 3,
+    "d_kv": 4,
+}
 TENSORS = {
     name: np.zeros(shape, np.float32)
     for name, shape in {
@@ -49,6 +56,15 @@ def test_read_base_spec_takes_linear_layers_only(tmp_path: Path) -> None:
         32,
     )
     assert spec.weights_digest == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_read_base_spec_knows_norms_and_the_decoders_attention(tmp_path: Path) -> None:
+    spec = read_base_spec(write_base(tmp_path / "a"))
+    assert spec.norm_paths == {"encoder.block.0.layer.0.layer_norm"}
+    assert (spec.num_decoder_layers, spec.num_heads, spec.d_kv) == (2, 3, 4)
+    deeper = read_base_spec(write_base(tmp_path / "b", CONFIG | {"num_decoder_layers": 5}))
+    assert deeper.num_decoder_layers == 5
+    assert deeper.fingerprint == spec.fingerprint
 
 
 def test_read_base_spec_names_the_model_by_argument_then_card_then_folder(tmp_path: Path) -> None:
@@ -92,6 +108,9 @@ def _index(weight_map: object) -> str:
         ("config.json", json.dumps(CONFIG | {"architectures": []})),
         ("config.json", json.dumps(CONFIG | {"d_model": "8"})),
         ("config.json", json.dumps(CONFIG | {"vocab_size": 0})),
+        ("config.json", json.dumps(CONFIG | {"num_heads": None})),
+        ("config.json", json.dumps(CONFIG | {"d_kv": 0.5})),
+        ("config.json", json.dumps(CONFIG | {"num_decoder_layers": -1})),
         ("model.safetensors", None),
         ("model.safetensors", "text"),
         ("model.safetensors.index.json", _index({"a": "../../etc/passwd"})),

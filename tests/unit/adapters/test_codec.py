@@ -200,15 +200,13 @@ BROKEN_LORAS: dict[str, tuple[Mapping[str, np.ndarray], type[AdapterError], str]
     "prompt": ({"prompt_embeddings": np.ones((6, 8))}, InvalidAdapterError, "says LORA"),
 }
 FAMILIES = {
-    f"base_model.model.{Q}.lora_magnitude_vector": "DoRA",
-    f"base_model.model.{Q}.lora_B.bias": "lora_bias",
     "base_model.model.shared.lora_embedding_A": "embeddings",
-    f"base_model.model.{Q}.ia3_l": "IA3",
-    f"base_model.model.{Q}.lora_E": "AdaLoRA",
-    f"base_model.model.{Q}.hada_w1_a": "LoHa",
+    f"base_model.model.{Q}.hada_t1": "convolutions",
+    f"base_model.model.{Q}.lokr_w1": "LoKr",
+    f"base_model.model.{Q}.oft_R": "OFT",
+    "base_model.model.shared.trainable_tokens_delta": "trainable tokens",
     f"base_model.model.{Q}.weight": "modules_to_save",
     f"base_model.model.{Q}.bias": "biases",
-    "prefix_task_cols": "multitask",
 }
 
 
@@ -247,7 +245,7 @@ BROKEN_PROMPTS: dict[str, tuple[dict[str, object], np.ndarray, type[AdapterError
     "odd rows": (prompt_config(3), np.ones((5, 8)), InvalidAdapterError, "5 rows"),
     "three copies": (prompt_config(3), np.ones((9, 8)), InvalidAdapterError, "9 rows"),
     "no rows": (prompt_config(3), np.ones((0, 8)), InvalidAdapterError, "above 0"),
-    "too many": (prompt_config(9), np.ones((18, 8)), AdapterTooLargeError, "9 tokens"),
+    "too many": (prompt_config(9), np.ones((18, 8)), AdapterTooLargeError, "9 virtual tokens"),
     "NaN in the unused half": (prompt_config(1), np.array([[0.0] * 8, [np.nan] * 8]), InvalidAdapterError, "NaN"),
     "no count": (
         prompt_config() | {"num_virtual_tokens": None},

@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.errors import AdapterError, AdapterTooLargeError, InvalidAdapterError, UnsupportedAdapterError
-from adapters.peft_config import LoraConfig, PromptConfig, parse_config
+from adapters.peft_families import parse_config
+from adapters.peft_families.lora import Lora
+from adapters.peft_families.soft_prompt import SoftPrompt
 from tests.fixtures.adapters import Q, lora_config, prompt_config
 
 
-def lora(**fields: object) -> LoraConfig:
+def lora(**fields: object) -> Lora:
     config = parse_config(lora_config(**fields))
-    assert isinstance(config, LoraConfig)
+    assert isinstance(config, Lora)
     return config
 
 
@@ -25,7 +27,7 @@ def test_parse_config_of_lora_is_read() -> None:
 
 
 def test_parse_config_of_prompt_is_read() -> None:
-    assert parse_config(prompt_config(7)) == PromptConfig(7, "tiny-t5")
+    assert parse_config(prompt_config(7)) == SoftPrompt("PROMPT_TUNING", 7, "tiny-t5")
 
 
 def test_scaling_of_rslora_is_alpha_over_root_of_rank() -> None:
@@ -151,9 +153,8 @@ def test_parse_config_with_a_field_out_of_range_is_refused(fields: dict[str, obj
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"use_dora": True}, "DoRA"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"lora_bias": True}, "lora_bias"),
+        ({"use_dora": True, "lora_bias": True}, "lora_bias"),
         ({"layer_replication": [[0, 4]]}, "layer_replication"),
         ({"alora_invocation_tokens": [1]}, "alora"),
         ({"trainable_token_indices": [1]}, "trainable_token"),
@@ -162,9 +163,10 @@ def test_parse_config_with_a_field_out_of_range_is_refused(fields: dict[str, obj
         ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
         ({"init_lora_weights": "olora"}, "olora"),
         ({"init_lora_weights": "loftq"}, "loftq"),
-        ({"peft_type": "IA3"}, "IA3"),
-        ({"peft_type": "PREFIX_TUNING"}, "PREFIX_TUNING"),
-        ({"peft_type": "P_TUNING"}, "P_TUNING"),
+        ({"peft_type": "LOKR"}, "'LOKR'.*save_as_lora"),
+        ({"peft_type": "XLORA"}, "'XLORA'.*one by one"),
+        ({"peft_type": "OFT"}, "'OFT'.*LORA, ADALORA"),
+        ({"peft_type": "ADAPTION_PROMPT"}, "ADAPTION_PROMPT"),
         ({"peft_type": "LORA\x1b[2J" + "x" * 999}, "type"),
     ],
 )
