@@ -19,6 +19,7 @@ class EngineConfig:
         max_num_seqs: Most requests in one batch.
         max_num_waiting: Most requests in the queue.
         max_num_batched_tokens: Most encoder tokens of one step.
+        max_prefill_tokens_per_step: Most encoder work between two tokens of a running row; 0 leaves it to the engine.
         max_model_len: Most encoder positions, virtual tokens included.
         max_new_tokens: Most generated tokens of a request.
         max_loras: Weight adapters resident at once.
@@ -37,6 +38,7 @@ class EngineConfig:
     max_num_seqs: int = 32
     max_num_waiting: int = 256
     max_num_batched_tokens: int = 8192
+    max_prefill_tokens_per_step: int = 0
     max_model_len: int = 1024
     max_new_tokens: int = 256
     max_loras: int = 16
@@ -93,6 +95,7 @@ def _native(config: EngineConfig, model: str) -> Engine:
             max_num_seqs=config.max_num_seqs,
             max_num_waiting=config.max_num_waiting,
             max_num_batched_tokens=config.max_num_batched_tokens,
+            max_prefill_tokens_per_step=config.max_prefill_tokens_per_step,
             max_model_len=config.max_model_len,
             max_new_tokens=config.max_new_tokens,
             max_loras=config.max_loras,

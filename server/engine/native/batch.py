@@ -20,10 +20,11 @@ class Row:
         request: What was asked.
         arrival_s: Monotonic time of submission.
         seed: Seed of this row's random numbers; the request's own or drawn at submission.
-        index: Place in the batch and in every per-row buffer; -1 while waiting. Changes when the batch closes a gap.
+        index: Place in the batch and in every per-row buffer; -1 until its encoder pass ends. Changes when the batch
+            closes a gap.
         token_ids: Tokens generated so far.
         is_prefetched: Whether its adapters were asked for ahead of its turn.
-        queue_s: Seconds from submission until it joined the batch; None while waiting.
+        queue_s: Seconds from submission until the first step that worked on it; None while waiting.
         ended: Set once its terminal output is made; the row leaves at the next step.
     """
 
@@ -65,18 +66,40 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodeShare:
+    """What of the encoder's work on some rows is done at one step.
+
+    The first share of these rows has ``first_stage`` 0, the next one starts where the last one stopped. Rows with an
+    index at the last share have joined the batch; the others ended on the way.
+
+    Attributes:
+        rows: The rows, encoded together.
+        first_stage: First encoder stage to run.
+        stop_stage: One past the last encoder stage to run.
+    """
+
+    rows: tuple[Row, ...]
+    first_stage: int
+    stop_stage: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one step.
+    """The rows of one step, and the rows that are on their way into it.
 
     Attributes:
         rows: Every running row, by index.
-        num_new: How many rows, the last ones, joined at this step and need their encoder pass.
+        num_new: How many rows, the last ones, joined at this step: their encoder pass ends with it.
+        shares: The encoder's work at this step, in this order.
+        num_started: How many rows left the queue at this step.
         moves: (from, to) row indices to copy before anything else, in this order: rows that fill gaps.
         composition: Changes whenever rows join, leave or move, so that per-row tensors can be kept while it stays.
     """
 
     rows: tuple[Row, ...]
     num_new: int
+    shares: tuple[EncodeShare, ...]
+    num_started: int
     moves: tuple[tuple[int, int], ...]
     composition: int
 
@@ -84,6 +107,11 @@ class Batch:
     def new_rows(self) -> tuple[Row, ...]:
         """The rows that joined at this step."""
         return self.rows[len(self.rows) - self.num_new :]
+
+    @property
+    def touched_rows(self) -> tuple[Row, ...]:
+        """Every row this step works on; those that joined at it twice."""
+        return (*self.rows, *(row for share in self.shares for row in share.rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ class NativeEngineConfig:
         max_num_seqs: Most requests in one batch.
         max_num_waiting: Most requests in the queue.
         max_num_batched_tokens: Most encoder positions one step takes in, virtual tokens included.
+        max_prefill_tokens_per_step: Most encoder work between two tokens of a running row, as that of so many encoder
+            positions; up to four times as much while few rows run and more wait. 0 leaves the choice to the engine.
         max_model_len: Most encoder positions of a request, virtual tokens included.
         max_new_tokens: Most generated tokens of a request.
         max_loras: Weight adapters resident at once.
@@ -35,6 +37,7 @@ class NativeEngineConfig:
     max_num_seqs: int = 32
     max_num_waiting: int = 256
     max_num_batched_tokens: int = 8192
+    max_prefill_tokens_per_step: int = 0
     max_model_len: int = 1024
     max_new_tokens: int = 256
     max_loras: int = 16
@@ -50,8 +53,9 @@ class NativeEngineConfig:
             raise InvalidArgumentError("device must be auto, cpu or cuda", param="device")
         if self.dtype not in {"float32", "bfloat16"}:
             raise InvalidArgumentError("dtype must be float32 or bfloat16", param="dtype")
-        if self.max_host_adapter_bytes < 0:
-            raise InvalidArgumentError("max_host_adapter_bytes must be 0 or more", param="max_host_adapter_bytes")
+        for name in ("max_host_adapter_bytes", "max_prefill_tokens_per_step"):
+            if getattr(self, name) < 0:
+                raise InvalidArgumentError(f"{name} must be 0 or more", param=name)
         if self.num_threads < 0:
             raise InvalidArgumentError("num_threads must be 0 (torch's choice) or positive", param="num_threads")
         positive = (

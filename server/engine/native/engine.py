@@ -48,6 +48,8 @@ __all__ = ["NativeEngine", "NativeEngineConfig"]
 _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+# Encoder work between two decode steps, by device: about three times what the decode step of a full batch takes.
+_PREFILL_TOKENS_PER_STEP = {"cpu": 256, "cuda": 4096}
 # Limits that the engine's info repeats under the same name.
 _SHARED_LIMITS = (
     "max_num_seqs",
@@ -206,6 +208,8 @@ class NativeEngine(Engine):
             Scheduler(
                 max_num_seqs=config.max_num_seqs,
                 max_num_batched_tokens=config.max_num_batched_tokens,
+                max_prefill_tokens_per_step=config.max_prefill_tokens_per_step or _PREFILL_TOKENS_PER_STEP[device.type],
+                num_stages=model.num_encoder_stages,
                 eos_token_ids=model.config.eos_token_ids,
             ),
             num_slots={AdapterRole.WEIGHTS: config.max_loras, AdapterRole.PROMPT: config.max_soft_prompts},

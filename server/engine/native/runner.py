@@ -80,8 +80,9 @@ class Runner:
         """Run one step of a batch that is not empty."""
         for source, target in batch.moves:
             self._move(source, target, batch.rows[target])
+        for share in batch.shares:
+            self._prefill.encode(share)
         if batch.num_new:
-            self._prefill.encode(batch.new_rows)
             joined = [row.index for row in batch.new_rows]
             self._history[joined] = self._model.config.decoder_start_token_id
             self._position[joined] = 0
@@ -111,6 +112,7 @@ class Runner:
     def reset(self) -> None:
         """Forget everything, after a step that broke in the middle."""
         self._cache.clear_all()
+        self._prefill.reset()
         self._composition = None
         self._stack = None
 

@@ -1,20 +1,43 @@
-"""Who runs at the next step: the waiting queue, the running rows and the token budget.
+"""Who runs at the next step: the waiting queue, the rows in the encoder, the running rows.
 
 Plain Python: no torch, no asyncio, no clock of its own. Used on the step thread only. It does not know adapters:
 ``admit`` tells it whether a row's adapters are on the device. Rows start in order of arrival, except that a row whose
 adapters are not there yet lets later rows pass.
+
+A row goes through the encoder before it joins the batch. While rows decode, the encoder's work between two of their
+tokens is bounded, so that a long document or a burst of requests does not stall them: rows that fit into the bound are
+encoded whole, the first one that does not is encoded stage by stage (a stage is an encoder layer, or the last
+projection) over as many steps as it takes. The bound grows up to :data:`MAX_GROWTH` times where more rows wait for a
+free seat than decode: then stalling the few costs less than decoding nearly empty batches. Where nothing decodes,
+nobody stalls and ``max_num_batched_tokens`` is the bound.
 """
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from itertools import islice
 
 from server.core.errors import InternalError, MedleyError
 from server.core.outputs import FinishReason
 from server.engine.base import EngineOutput
-from server.engine.native.batch import NOT_FINITE, Batch, Row, StepOutput
+from server.engine.native.batch import NOT_FINITE, Batch, EncodeShare, Row, StepOutput
 
 RowOutput = tuple[Row, EngineOutput]
+
+MAX_GROWTH = 4
+"""How many times larger the bound on the encoder's work becomes while few rows decode and many wait."""
+
+
+@dataclass(slots=True)
+class _Pack:
+    """Rows that go through the encoder together."""
+
+    rows: tuple[Row, ...]
+    next_stage: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(row.num_encoder_tokens for row in self.rows)
 
 
 class Scheduler:
@@ -22,15 +45,29 @@ class Scheduler:
 
     Args:
         max_num_seqs: Most rows in a batch.
-        max_num_batched_tokens: Most encoder positions that join at one step; a single row may always join.
+        max_num_batched_tokens: Most encoder positions one step takes in; a single row may always join.
+        max_prefill_tokens_per_step: Most encoder work of a step while rows decode: that of so many positions through
+            all stages. One stage of the row in the encoder is always run.
+        num_stages: Stages of the encoder.
         eos_token_ids: Tokens that end a row and are not part of its output.
     """
 
-    def __init__(self, *, max_num_seqs: int, max_num_batched_tokens: int, eos_token_ids: Collection[int]) -> None:
+    def __init__(
+        self,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_prefill_tokens_per_step: int,
+        num_stages: int,
+        eos_token_ids: Collection[int],
+    ) -> None:
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_prefill_tokens_per_step = max_prefill_tokens_per_step
+        self._num_stages = num_stages
         self._eos_token_ids = frozenset(eos_token_ids)
         self._waiting: deque[Row] = deque()
+        self._encoding: deque[_Pack] = deque()
         self._running: list[Row] = []
         self._composition = 0
 
@@ -41,12 +78,12 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        """Rows in the batch that have not ended."""
-        return sum(not row.ended for row in self._running)
+        """Rows in the batch or in the encoder that have not ended."""
+        return sum(not row.ended for row in (*self._running, *self._encoding_rows()))
 
     def rows(self) -> tuple[Row, ...]:
         """Every row without a terminal output, running ones first."""
-        return tuple(row for row in (*self._running, *self._waiting) if not row.ended)
+        return tuple(row for row in (*self._running, *self._encoding_rows(), *self._waiting) if not row.ended)
 
     def next_waiting(self, count: int) -> tuple[Row, ...]:
         """The rows next in the queue."""
@@ -73,12 +110,18 @@ class Scheduler:
         return self.end(late, FinishReason.DEADLINE) if late else []
 
     def schedule(self, admit: Callable[[Row], bool], now_s: float) -> Batch:
-        """Close the gaps of ended rows, let waiting rows join, and return the batch; it may be empty."""
+        """Close the gaps of ended rows, share out the encoder's work, and return the batch; it may be empty."""
         moves = self._close_gaps()
-        num_new = self._join(admit, now_s)
+        budget = self._num_stages * self._max_encoder_tokens()
+        while self._encoding and all(row.ended for row in self._encoding[0].rows):
+            self._encoding.popleft()
+        num_started = self._start(admit, now_s, budget)
+        num_before = len(self._running)
+        shares = self._share_out(budget)
+        num_new = len(self._running) - num_before
         if moves or num_new:
             self._composition += 1
-        return Batch(tuple(self._running), num_new, tuple(moves), self._composition)
+        return Batch(tuple(self._running), num_new, shares, num_started, tuple(moves), self._composition)
 
     def update(self, batch: Batch, output: StepOutput) -> list[RowOutput]:
         """Record the step's tokens and return what each row has to say; rows ended meanwhile say nothing."""
@@ -105,27 +148,64 @@ class Scheduler:
             self._composition += 1
         return moves
 
-    def _join(self, admit: Callable[[Row], bool], now_s: float) -> int:
+    def _encoding_rows(self) -> tuple[Row, ...]:
+        return tuple(row for pack in self._encoding for row in pack.rows)
+
+    def _max_encoder_tokens(self) -> int:
+        """Return how many positions may go through the whole encoder at this step."""
+        if not self._running:
+            return self._max_num_batched_tokens
+        num_wanting = min(len(self._encoding_rows()) + len(self._waiting), self._max_num_seqs - len(self._running))
+        growth = min(max(1, num_wanting // len(self._running)), MAX_GROWTH)
+        return min(growth * self._max_prefill_tokens_per_step, self._max_num_batched_tokens)
+
+    def _start(self, admit: Callable[[Row], bool], now_s: float, budget: int) -> int:
+        """Take rows off the queue for what the budget leaves: a pack of all that fit whole, then one that does not."""
+        budget -= sum((self._num_stages - pack.next_stage) * pack.num_tokens for pack in self._encoding)
+        num_seats = self._max_num_seqs - len(self._running) - len(self._encoding_rows())
+        rows: list[Row] = []
         passed: list[Row] = []
-        num_new = num_tokens = 0
-        while self._waiting and len(self._running) < self._max_num_seqs:
-            row = self._waiting[0]
-            fits = num_tokens + row.num_encoder_tokens <= self._max_num_batched_tokens
-            if num_new and not fits:
-                break
-            self._waiting.popleft()
+        while self._waiting and len(rows) < num_seats and budget > 0:
+            row = self._waiting.popleft()
             if row.ended:
                 continue
             if not admit(row):
                 passed.append(row)
                 continue
-            row.index = len(self._running)
             row.queue_s = now_s - row.arrival_s
-            self._running.append(row)
-            num_tokens += row.num_encoder_tokens
-            num_new += 1
+            rows.append(row)
+            budget -= self._num_stages * row.num_encoder_tokens
         self._waiting.extendleft(reversed([row for row in passed if not row.ended]))
-        return num_new
+        whole = rows if budget >= 0 else rows[:-1]
+        self._encoding.extend(_Pack(tuple(part)) for part in (whole, rows[len(whole) :]) if part)
+        return len(rows)
+
+    def _share_out(self, budget: int) -> tuple[EncodeShare, ...]:
+        """Advance the rows in the encoder as far as the budget goes; those that are through join the batch."""
+        shares: list[EncodeShare] = []
+        while self._encoding:
+            pack = self._encoding[0]
+            num_left = self._num_stages - pack.next_stage
+            num_stages = min(num_left, budget // pack.num_tokens)
+            if not shares:
+                num_stages = max(num_stages, 1 if self._running else num_left)
+            if not num_stages:
+                break
+            stop = pack.next_stage + num_stages
+            shares.append(EncodeShare(pack.rows, pack.next_stage, stop))
+            pack.next_stage = stop
+            budget -= num_stages * pack.num_tokens
+            if stop < self._num_stages:
+                break
+            self._encoding.popleft()
+            self._join(pack.rows)
+        return tuple(shares)
+
+    def _join(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if not row.ended:
+                row.index = len(self._running)
+                self._running.append(row)
 
     def _advance(self, row: Row, token_id: int, output: StepOutput) -> EngineOutput:
         queue_s = None if row.token_ids else row.queue_s

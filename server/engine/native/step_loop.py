@@ -153,17 +153,18 @@ class StepLoop:
         self._finish(self._scheduler.expire(now_s))
         self.adapters.begin_pass()
         batch = self._scheduler.schedule(self._admit, now_s)
-        self._leave_queue(batch.num_new)
+        self._leave_queue(batch.num_started)
         self._prefetch()
         if not batch.rows:
             return False
         try:
             output = runner.execute(batch)
         except Exception:
-            _log.exception("a step failed; its %d requests end with an error", len(batch.rows))
-            runner.reset()
             error = InternalError("the engine failed while working on this request; send it again")
-            self._finish(self._scheduler.end(batch.rows, FinishReason.ERROR, error))
+            ended = self._scheduler.end(batch.touched_rows, FinishReason.ERROR, error)
+            _log.exception("a step failed; its %d requests end with an error", len(ended))
+            runner.reset()
+            self._finish(ended)
             return True
         self._num_steps += 1
         self._finish(self._scheduler.update(batch, output))
@@ -182,7 +183,7 @@ class StepLoop:
             self._num_generated_tokens += len(output.token_ids)
             if output.finish_reason is not None:
                 self.adapters.release(row)
-                self._leave_queue(row.index < 0)
+                self._leave_queue(row.queue_s is None)
 
     def _leave_queue(self, count: int) -> None:
         if count:

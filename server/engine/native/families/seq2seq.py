@@ -11,6 +11,7 @@ Source:
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -143,6 +144,25 @@ class _DecoderLayer:
         return self._feed_forward(self._cross_o(y_BHK, delta, residual=x_BD), delta)
 
 
+@dataclass(slots=True)
+class EncoderPass:
+    """Packed rows on their way through the encoder, so that decoder steps may come between its stages.
+
+    Attributes:
+        x_TD: Output of the last stage that was run; at first the embeddings.
+        runs: Which rows lie where.
+        biases: Position bias of each run.
+        delta: Adapters, or None when every row is the base.
+        next_stage: How many stages were run.
+    """
+
+    x_TD: Tensor
+    runs: Sequence[Run]
+    biases: Sequence[Tensor]
+    delta: AdapterDelta | None
+    next_stage: int = 0
+
+
 class Seq2SeqModel:
     """A T5 model, ready to run.
 
@@ -214,6 +234,11 @@ class Seq2SeqModel:
             weight=self.embedding_VD,
         )
 
+    @property
+    def num_encoder_stages(self) -> int:
+        """Stages of an encoder pass: its layers, and the projection of its output to cross keys and values."""
+        return len(self._encoder) + 1
+
     def encode(self, x_TD: Tensor, runs: Sequence[Run], delta: AdapterDelta | None) -> Tensor:
         """Return the cross keys and values of packed rows for all decoder layers: (T, layers, 2, H, K).
 
@@ -222,10 +247,23 @@ class Seq2SeqModel:
             runs: Which rows lie where.
             delta: Adapters, or None when every row is the base.
         """
-        biases = [self._encoder_bias(run.num_tokens) for run in runs]
-        for layer in self._encoder:
-            x_TD = layer(x_TD, runs, biases, delta)
-        kv_T = self._cross_kv(self._encoder_norm(x_TD, delta), delta)
+        kv_T = self.advance(self.begin_encoding(x_TD, runs, delta), self.num_encoder_stages)
+        assert kv_T is not None
+        return kv_T
+
+    def begin_encoding(self, x_TD: Tensor, runs: Sequence[Run], delta: AdapterDelta | None) -> EncoderPass:
+        """Return a pass, not yet begun, that :meth:`advance` takes through what :meth:`encode` does at once."""
+        return EncoderPass(x_TD, runs, [self._encoder_bias(run.num_tokens) for run in runs], delta)
+
+    def advance(self, encoding: EncoderPass, num_stages: int) -> Tensor | None:
+        """Run the next stages of a pass; return what :meth:`encode` does once all are run, else None."""
+        stop = encoding.next_stage + num_stages
+        for layer in self._encoder[encoding.next_stage : stop]:
+            encoding.x_TD = layer(encoding.x_TD, encoding.runs, encoding.biases, encoding.delta)
+        encoding.next_stage = stop
+        if stop < self.num_encoder_stages:
+            return None
+        kv_T = self._cross_kv(self._encoder_norm(encoding.x_TD, encoding.delta), encoding.delta)
         return kv_T.view(len(kv_T), self.config.num_decoder_layers, 2, self.config.num_heads, self.config.d_kv)
 
     def decode(self, step: DecoderStep, cache: KVCache, delta: AdapterDelta | None) -> Tensor:

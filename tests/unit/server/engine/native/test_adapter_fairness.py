@@ -26,7 +26,13 @@ class Engine:
     """Scheduler and slots; remembers the step at which each request came and at which it got its first token."""
 
     def __init__(self, num_slots: int, num_seats: int = 32) -> None:
-        self._scheduler = Scheduler(max_num_seqs=num_seats, max_num_batched_tokens=8192, eos_token_ids=[1])
+        self._scheduler = Scheduler(
+            max_num_seqs=num_seats,
+            max_num_batched_tokens=8192,
+            max_prefill_tokens_per_step=8192,
+            num_stages=1,
+            eos_token_ids=[1],
+        )
         self._loading: list[ResolvedAdapter] = []
         self._slots: ResidentAdapters[str] = ResidentAdapters(
             {AdapterRole.WEIGHTS: num_slots, AdapterRole.PROMPT: 0}, self._loading.append

@@ -13,7 +13,8 @@ EOS = 1
 
 
 def scheduler(**limits: int) -> Scheduler:
-    return Scheduler(**{"max_num_seqs": 4, "max_num_batched_tokens": 100, **limits}, eos_token_ids=[EOS])
+    given = {"max_num_seqs": 4, "max_num_batched_tokens": 100, "max_prefill_tokens_per_step": 100, "num_stages": 4}
+    return Scheduler(**{**given, **limits}, eos_token_ids=[EOS])
 
 
 def row(name: str, num_tokens: int = 5, max_new_tokens: int = 3, deadline_s: float | None = None) -> Row:
