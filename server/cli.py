@@ -40,6 +40,10 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Where adapters are kept; .medley if left out.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Device; auto if left out.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16"] | None, typer.Option(help="Serving dtype.")] = None,
+    quantization: Annotated[
+        Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double"] | None,
+        typer.Option(help="Keep the base in 8 or 4 bits (NF4); none if left out."),
+    ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Most requests in one batch.")] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Written with both addresses once ready.")] = None,
     log_format: Annotated[Literal["json", "console"] | None, typer.Option(help="console if left out.")] = None,
@@ -51,7 +55,14 @@ def serve(
         "grpc_port": grpc_port,
         "data_dir": data_dir,
         "ready_file": ready_file,
-        "engine": {"model": model, "name": engine, "device": device, "dtype": dtype, "max_num_seqs": max_num_seqs},
+        "engine": {
+            "model": model,
+            "name": engine,
+            "device": device,
+            "dtype": dtype,
+            "quantization": quantization,
+            "max_num_seqs": max_num_seqs,
+        },
         "log": {"format": log_format},
     }
     _run_server(config, _given_only(given))

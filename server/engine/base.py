@@ -101,6 +101,8 @@ class EngineInfo:
         max_lora_rank: Largest rank accepted.
         max_soft_prompts: Soft prompts and prefixes resident on the device at once.
         max_virtual_tokens: Longest soft prompt or prefix accepted.
+        quantization: How the base's linear layers are kept; ``none`` means in the serving dtype.
+        num_weight_bytes: What the base takes on the device; 0 where the engine has none.
     """
 
     name: str
@@ -115,6 +117,8 @@ class EngineInfo:
     max_lora_rank: int
     max_soft_prompts: int
     max_virtual_tokens: int
+    quantization: str = "none"
+    num_weight_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

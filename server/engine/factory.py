@@ -6,6 +6,8 @@ from typing import Literal
 
 from server.engine.base import Engine
 
+Quantization = Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double"]
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -16,6 +18,7 @@ class EngineConfig:
         model: Folder or hub id of the base; empty means the shipped one.
         device: ``auto``, ``cpu`` or ``cuda``; the fake engine has none.
         dtype: Serving dtype.
+        quantization: How the base's linear layers are kept; the fake engine has none.
         max_num_seqs: Most requests in one batch.
         max_num_waiting: Most requests in the queue.
         max_num_batched_tokens: Most encoder tokens of one step.
@@ -35,6 +38,7 @@ class EngineConfig:
     model: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantization: Quantization = "none"
     max_num_seqs: int = 32
     max_num_waiting: int = 256
     max_num_batched_tokens: int = 8192
@@ -92,6 +96,7 @@ def _native(config: EngineConfig, model: str) -> Engine:
             model=model,
             device=config.device,
             dtype=config.dtype,
+            quantization=config.quantization,
             max_num_seqs=config.max_num_seqs,
             max_num_waiting=config.max_num_waiting,
             max_num_batched_tokens=config.max_num_batched_tokens,

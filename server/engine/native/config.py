@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from server.core.errors import InvalidArgumentError
 
+QUANTIZATIONS = ("none", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double")
+
 
 @dataclass(frozen=True, slots=True)
 class NativeEngineConfig:
@@ -13,6 +15,7 @@ class NativeEngineConfig:
         model: Folder with the model's files, or a hub id.
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA where there is one).
         dtype: Serving dtype, ``float32`` or ``bfloat16``.
+        quantization: How the base's linear layers are kept: one of :data:`QUANTIZATIONS`.
         max_num_seqs: Most requests in one batch.
         max_num_waiting: Most requests in the queue.
         max_num_batched_tokens: Most encoder positions one step takes in, virtual tokens included.
@@ -34,6 +37,7 @@ class NativeEngineConfig:
     model: str
     device: str = "auto"
     dtype: str = "float32"
+    quantization: str = "none"
     max_num_seqs: int = 32
     max_num_waiting: int = 256
     max_num_batched_tokens: int = 8192
@@ -56,6 +60,8 @@ class NativeEngineConfig:
         for name in ("max_host_adapter_bytes", "max_prefill_tokens_per_step"):
             if getattr(self, name) < 0:
                 raise InvalidArgumentError(f"{name} must be 0 or more", param=name)
+        if self.quantization not in QUANTIZATIONS:
+            raise InvalidArgumentError(f"quantization must be one of {', '.join(QUANTIZATIONS)}", param="quantization")
         if self.num_threads < 0:
             raise InvalidArgumentError("num_threads must be 0 (torch's choice) or positive", param="num_threads")
         positive = (

@@ -37,6 +37,7 @@ from server.engine.native.batch import Row
 from server.engine.native.config import NativeEngineConfig
 from server.engine.native.families.seq2seq import Seq2SeqModel
 from server.engine.native.families.seq2seq_weights import model_folder, read_linear
+from server.engine.native.layers.quantized_linear import linear_maker
 from server.engine.native.layers.weight_adapter import AdaptableBase
 from server.engine.native.runner import Runner
 from server.engine.native.scheduler import Scheduler
@@ -199,7 +200,10 @@ class NativeEngine(Engine):
             "max_encoder_len": config.max_model_len,
             "max_decoder_len": config.max_virtual_tokens + config.max_new_tokens,
         }
-        model = Seq2SeqModel.load(folder, device=device, dtype=dtype, **sizes)
+        make_linear = linear_maker(config.quantization)
+        model = Seq2SeqModel.load(folder, device=device, dtype=dtype, **sizes, make_linear=make_linear)
+        kept = {"quantization": config.quantization, "num_weight_bytes": model.num_weight_bytes}
+        _log.info("the base is loaded", extra=kept)
         limits = CodecLimits(max_rank=config.max_lora_rank, max_virtual_tokens=config.max_virtual_tokens)
         adaptable = AdaptableBase(model.targets, model.norms, partial(read_linear, folder))
         loader = AdapterLoader(base, adaptable, limits, device=device, dtype=dtype)
@@ -227,7 +231,7 @@ class NativeEngine(Engine):
             payloads=self._steps.adapters.payload,
         )
         shared = {name: getattr(config, name) for name in _SHARED_LIMITS}
-        self._info = EngineInfo(name="native", base=base, device=device.type, dtype=config.dtype, **shared)
+        self._info = EngineInfo(name="native", base=base, device=device.type, dtype=config.dtype, **kept, **shared)
         return self._runner
 
     def _run(self, runner: Runner) -> None:

@@ -25,17 +25,22 @@ from server.engine.native.kernels import cpu
 from server.engine.native.kv_cache import KVCache
 from server.engine.native.layers.attention import Run, packed_self_attention
 from server.engine.native.layers.decoder_attention import DecoderStep, StepAttention, prepare
-from server.engine.native.layers.linear import PackedLinear
+from server.engine.native.layers.linear import Linear, MakeLinear, PackedLinear
 from server.engine.native.layers.lora import Target
 from server.engine.native.layers.relative_position import DecoderBias, EncoderBias
 from server.engine.native.layers.weight_adapter import AdapterDelta
+
+# transformers leaves these as they are, with the embeddings and the head, so adapters were trained above such a base.
+_NEVER_QUANTIZED = ".wo"
 
 
 class _Weights:
     """Takes tensors by name and remembers where each module ended up in the fused layers."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], make_linear: MakeLinear) -> None:
         self._tensors = tensors
+        self._make_linear = make_linear
+        self.num_linear_bytes = 0
         self.targets: dict[str, Target] = {}
         self.norms: dict[str, Tensor] = {}
 
@@ -48,13 +53,16 @@ class _Weights:
         self.norms[path] = self.take(f"{path}.weight")
         return self.norms[path]
 
-    def fused(self, site: str, paths: Sequence[str]) -> PackedLinear:
+    def fused(self, site: str, paths: Sequence[str]) -> Linear:
         weights = [self.take(f"{path}.weight") for path in paths]
         start = 0
         for path, weight in zip(paths, weights, strict=True):
             self.targets[path] = Target(site, start, start + len(weight))
             start += len(weight)
-        return PackedLinear(torch.cat(weights))
+        make = PackedLinear if site.endswith(_NEVER_QUANTIZED) else self._make_linear
+        linear = make(torch.cat(weights))
+        self.num_linear_bytes += linear.num_bytes
+        return linear
 
 
 class _Site:
@@ -171,21 +179,29 @@ class Seq2SeqModel:
         tensors: Weights by their names in the file.
         max_encoder_len: Most encoder positions of a row.
         max_decoder_len: Most decoder positions of a row.
+        make_linear: Makes the layers' linears; the head and the feed-forward outputs are never quantized.
 
     Attributes:
         config: As given.
         targets: Module path → its place in a fused layer, for adapters.
         norms: Path of each norm → its weight, for adapters.
         embedding_VD: Token embeddings.
+        num_weight_bytes: What embeddings, head and linears take.
 
     Raises:
         FailedPreconditionError: If a tensor is missing.
     """
 
     def __init__(
-        self, config: Seq2SeqConfig, tensors: Mapping[str, Tensor], *, max_encoder_len: int, max_decoder_len: int
+        self,
+        config: Seq2SeqConfig,
+        tensors: Mapping[str, Tensor],
+        *,
+        max_encoder_len: int,
+        max_decoder_len: int,
+        make_linear: MakeLinear = PackedLinear,
     ) -> None:
-        weights = _Weights(tensors)
+        weights = _Weights(tensors, make_linear)
         self.config = config
         self.embedding_VD = weights.take("shared.weight")
         bias = "layer.0.SelfAttention.relative_attention_bias.weight"
@@ -208,10 +224,18 @@ class Seq2SeqModel:
         self._head = PackedLinear(tensors.get("lm_head.weight", self.embedding_VD))
         self.targets: Mapping[str, Target] = weights.targets
         self.norms: Mapping[str, Tensor] = weights.norms
+        self.num_weight_bytes = self.embedding_VD.nbytes + self._head.num_bytes + weights.num_linear_bytes
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, max_encoder_len: int, max_decoder_len: int
+        cls,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_encoder_len: int,
+        max_decoder_len: int,
+        make_linear: MakeLinear = PackedLinear,
     ) -> Self:
         """Load a model from its folder.
 
@@ -219,8 +243,8 @@ class Seq2SeqModel:
             FailedPreconditionError: If the folder holds no T5 model in safetensors.
         """
         tensors = read_tensors(folder, device=device, dtype=dtype)
-        config = read_config(folder)
-        return cls(config, tensors, max_encoder_len=max_encoder_len, max_decoder_len=max_decoder_len)
+        sizes = {"max_encoder_len": max_encoder_len, "max_decoder_len": max_decoder_len}
+        return cls(read_config(folder), tensors, **sizes, make_linear=make_linear)
 
     def make_cache(self, *, num_rows: int, max_encoder_len: int, max_decoder_len: int) -> KVCache:
         """Return an empty cache for this model."""

@@ -6,6 +6,9 @@ On CPU the weight is kept in oneDNN's blocked layout, which reads it about twice
 step's few rows; elsewhere it is a plain matrix.
 """
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,14 +17,36 @@ from torch.nn import functional
 _ROWS_HINT = 16
 
 
+class Linear(Protocol):
+    """y = x Wᵀ, however the weight is kept.
+
+    Attributes:
+        num_bytes: What the weight takes.
+    """
+
+    num_bytes: int
+
+    def __call__(self, x_NI: Tensor, residual_NO: Tensor | None = None) -> Tensor:
+        """Return x Wᵀ, plus ``residual_NO`` where given."""
+        ...
+
+
+MakeLinear = Callable[[Tensor], Linear]
+"""Makes a layer of its weight (out, in)."""
+
+
 class PackedLinear:
     """y = x Wᵀ, with an optional residual added in the same pass.
 
     Args:
         weight_OI: The weight; not kept when it is packed.
+
+    Attributes:
+        num_bytes: What the weight takes.
     """
 
     def __init__(self, weight_OI: Tensor) -> None:
+        self.num_bytes = weight_OI.nbytes
         self._packed = _can_pack(weight_OI)
         self._weight = _pack(weight_OI) if self._packed else weight_OI
 
