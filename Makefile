@@ -49,9 +49,10 @@ protos: install
 bench: install
 	$(BIN)/python -m benchmarks engine $(ARGS)
 
-# On a GPU box with torch and transformers of its own: no environment is made, so that its CUDA build is used.
+# On a GPU box with torch, transformers, peft and triton of its own: no environment is made, so that its CUDA build is used.
 gpu:
-	$(PYTHON) -m pytest -q -p no:cacheprovider -m gpu tests/gpu
+	$(PYTHON) -m pytest -q -p no:cacheprovider -c tests/gpu/pytest.ini --rootdir . -m gpu tests/gpu
+	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV)
