@@ -148,10 +148,10 @@ async def serve(engine: NativeEngine, cases: list[Case], adapters: Path, seed: i
     return [await tasks[index] for index in range(len(cases))]
 
 
-def config(folder: Path, dtype: str = "float32") -> NativeEngineConfig:
+def config(folder: Path, dtype: str = "float32", device: str = "cpu") -> NativeEngineConfig:
     return NativeEngineConfig(
         model=str(folder),
-        device="cpu",
+        device=device,
         dtype=dtype,
         max_num_seqs=24,
         max_num_batched_tokens=1500,
@@ -162,9 +162,10 @@ def config(folder: Path, dtype: str = "float32") -> NativeEngineConfig:
     )
 
 
-async def compare(folder: Path, adapters: Path, vocab_size: int) -> None:
+async def compare(folder: Path, adapters: Path, vocab_size: int, device: str = "cpu") -> None:
+    """Serve the crowd on a device and compare it with the oracle, which runs on the CPU."""
     cases = crowd(vocab_size, seed=11)
-    engine = NativeEngine(config(folder))
+    engine = NativeEngine(config(folder, device=device))
     await engine.start()
     try:
         first = await serve(engine, cases, adapters, seed=1)
