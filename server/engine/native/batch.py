@@ -69,8 +69,8 @@ class Row:
 class EncodeShare:
     """What of the encoder's work on some rows is done at one step.
 
-    The first share of these rows has ``first_stage`` 0, the next one starts where the last one stopped. Rows with an
-    index at the last share have joined the batch; the others ended on the way.
+    The first share of these rows has ``first_stage`` 0, the next one starts where the last one stopped; with the last
+    one they join the batch. Only one set of rows is on its way at a time, and rows encoded over several steps are alone.
 
     Attributes:
         rows: The rows, encoded together.

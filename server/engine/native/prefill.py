@@ -94,8 +94,6 @@ class Prefill:
     def _fill_cache(self, encoding: _Pass, kv_T: Tensor) -> None:
         lengths = [row.num_encoder_tokens for row in encoding.rows]
         for row, prefix, kv_L in zip(encoding.rows, encoding.prefixes, kv_T.split(lengths), strict=True):
-            if row.index < 0:
-                continue  # it ended on the way
             self._cache.write_cross(row.index, kv_L)
             if prefix is not None:
                 self._cache.write_prefix(row.index, prefix)

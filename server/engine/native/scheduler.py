@@ -30,7 +30,7 @@ MAX_GROWTH = 4
 
 @dataclass(slots=True)
 class _Pack:
-    """Rows that go through the encoder together."""
+    """Rows that go through the encoder together: one that takes several steps, or any that are through in one."""
 
     rows: tuple[Row, ...]
     next_stage: int = 0
@@ -113,8 +113,7 @@ class Scheduler:
         """Close the gaps of ended rows, share out the encoder's work, and return the batch; it may be empty."""
         moves = self._close_gaps()
         budget = self._num_stages * self._max_encoder_tokens()
-        while self._encoding and all(row.ended for row in self._encoding[0].rows):
-            self._encoding.popleft()
+        self._encoding = deque(pack for pack in self._encoding if not pack.rows[0].ended)
         num_started = self._start(admit, now_s, budget)
         num_before = len(self._running)
         shares = self._share_out(budget)
@@ -203,9 +202,8 @@ class Scheduler:
 
     def _join(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            if not row.ended:
-                row.index = len(self._running)
-                self._running.append(row)
+            row.index = len(self._running)
+            self._running.append(row)
 
     def _advance(self, row: Row, token_id: int, output: StepOutput) -> EngineOutput:
         queue_s = None if row.token_ids else row.queue_s

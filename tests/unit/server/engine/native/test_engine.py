@@ -23,7 +23,7 @@ from server.core.errors import (  # noqa: E402
 from server.core.outputs import FinishReason  # noqa: E402
 from server.core.sampling import SamplingParams  # noqa: E402
 from server.engine.base import EngineOutput, EngineRequest, ResolvedAdapter  # noqa: E402
-from server.engine.native.batch import Batch, StepOutput  # noqa: E402
+from server.engine.native.batch import Batch, EncodeShare, StepOutput  # noqa: E402
 from server.engine.native.engine import NativeEngine, NativeEngineConfig  # noqa: E402
 from tests.fixtures.t5_models import (  # noqa: E402
     LORAS,
@@ -178,6 +178,63 @@ async def test_step_that_breaks_ends_its_rows_with_error_and_the_engine_lives_on
     assert [answer[-1].finish_reason for answer in broken] == [FinishReason.ERROR] * 2
     assert tokens(await read(engine.submit(ask("after")))) == alone
     assert engine.stats().alive
+
+
+@pytest.fixture
+async def chunked(folder: Path) -> AsyncIterator[NativeEngine]:
+    """An engine whose rows of twenty tokens pass one encoder stage a step, of three, while others decode."""
+    made = make(folder, max_prefill_tokens_per_step=4)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_rows_encoded_stage_by_stage_get_the_tokens_of_rows_encoded_whole(
+    engine: NativeEngine, chunked: NativeEngine, folder: Path
+) -> None:
+    adapters = [None, resolved(folder, "qv-2"), resolved(folder, "prompt-8"), resolved(folder, "all-linear-8")]
+    whole = [tokens(await read(engine.submit(ask(f"{i}", adapter)))) for i, adapter in enumerate(adapters)]
+    running = chunked.submit(ask("running", max_new_tokens=200))
+    await anext(running)
+    parts = [chunked.submit(ask(f"{i}", adapter)) for i, adapter in enumerate(adapters * 2)]
+    assert [tokens(await read(part)) for part in parts] == whole * 2
+    await running.aclose()
+
+
+async def test_row_aborted_in_the_encoder_ends_and_its_neighbours_do_not_notice(
+    chunked: NativeEngine, folder: Path
+) -> None:
+    alone = tokens(await read(chunked.submit(ask("alone"))))
+    running = chunked.submit(ask("running", max_new_tokens=200))
+    await anext(running)
+    crowd = [chunked.submit(ask(f"{i}", resolved(folder, "qv-2") if i % 2 else None)) for i in range(8)]
+    for i in range(1, 8, 2):
+        chunked.abort(f"{i}")
+    ends = [await read(each) for each in crowd]
+    assert [tokens(end) for end in ends[::2]] == [alone] * 4
+    assert all(end[-1].finish_reason is not None for end in ends)
+    await running.aclose()
+
+
+async def test_step_that_breaks_ends_rows_in_the_encoder_too(
+    chunked: NativeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = tokens(await read(chunked.submit(ask("alone"))))
+    running = chunked.submit(ask("running", max_new_tokens=200))
+    await anext(running)
+    whole = chunked._runner._prefill.encode
+
+    def breaks(share: EncodeShare) -> None:
+        whole(share)
+        raise RuntimeError("out of memory, say")
+
+    monkeypatch.setattr(chunked._runner._prefill, "encode", breaks)
+    (end,) = await read(chunked.submit(ask("encoding")))
+    monkeypatch.undo()
+    assert end.finish_reason is FinishReason.ERROR
+    assert (await read(running))[-1].finish_reason is FinishReason.ERROR
+    assert tokens(await read(chunked.submit(ask("after")))) == alone
+    assert (chunked.stats().num_running, chunked.stats().num_waiting) == (0, 0)
 
 
 async def test_loop_that_dies_ends_everything_and_refuses_more(
