@@ -86,11 +86,15 @@ class _Norm:
         self._has_kernels = cpu.can_run(self._weight_D, widths=self._weight_D.shape)
 
     def __call__(self, x: Tensor, delta: AdapterDelta | None) -> Tensor:
-        if delta is None or delta.elementwise is None:
-            if self._has_kernels:
-                return cpu.rms_norm(x, self._weight_D, self._eps)
-            return functional.rms_norm(x, self._weight_D.shape, self._weight_D, self._eps)
-        return delta.elementwise.norm(self._path, x, self._weight_D, self._eps)
+        y = self._norm(x)
+        if delta is not None and delta.elementwise is not None:
+            delta.elementwise.norm(self._path, x, y, self._eps)
+        return y
+
+    def _norm(self, x: Tensor) -> Tensor:
+        if self._has_kernels:
+            return cpu.rms_norm(x, self._weight_D, self._eps)
+        return functional.rms_norm(x, self._weight_D.shape, self._weight_D, self._eps)
 
 
 class _FeedForward:

@@ -97,13 +97,11 @@ class ElementwiseDelta:
             y_NO[rows].add_(bias)
         return y_NO if after is None else y_NO.add_(after)
 
-    def norm(self, path: str, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        """Return the root-mean-square norm, each row with its own adapter's weight."""
-        y_ND = functional.rms_norm(x_ND, weight_D.shape, weight_D, eps)
+    def norm(self, path: str, x_ND: Tensor, y_ND: Tensor, eps: float) -> None:
+        """Put the root-mean-square norm of the rows whose adapter has a weight of its own into ``y_ND``."""
         if path in self._found:
             for rows, weight in self._found[path].by_act[Act.NORM]:
-                y_ND[rows] = functional.rms_norm(x_ND[rows], weight_D.shape, None, eps).mul_(weight)
-        return y_ND
+                y_ND[rows] = functional.rms_norm(x_ND[rows], x_ND.shape[1:], None, eps).mul_(weight)
 
 
 def _scaled(x_NI: Tensor, inputs: Sequence[tuple[slice, Tensor]]) -> Tensor:

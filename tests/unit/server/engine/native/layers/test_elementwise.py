@@ -61,6 +61,10 @@ ADAPTERS = {
 MIXED = ["everything", None, "input", "columns", "output", None, "bias", "norm", "nothing", "both columns"]
 
 
+def base_norm(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.rms_norm(x, (8,), NORM_WEIGHT, EPS)
+
+
 def mixed_delta(rows: list[str | None] = MIXED) -> ElementwiseDelta:
     return ElementwiseDelta([(0, len(rows), ElementwiseStack(ADAPTERS, {"final": NORM_WEIGHT}).rows(rows))])
 
@@ -96,10 +100,12 @@ def test_linear_input_of_some_columns_mixed_rows_equal_each_row_alone() -> None:
 
 def test_norm_mixed_rows_and_segments_equal_each_row_alone() -> None:
     x = draw(len(MIXED), 8)
-    y = mixed_delta().norm("final", x, NORM_WEIGHT, EPS)
+    y = base_norm(x)
+    mixed_delta().norm("final", x, y, EPS)
     for index, name in enumerate(MIXED):
         assert torch.allclose(y[index], plain_norm(ADAPTERS.get(name, {}), x[index]), atol=1e-5), name
-    y = ElementwiseDelta([(1, 3, ADAPTERS["norm"])]).norm("final", x, NORM_WEIGHT, EPS)
+    y = base_norm(x)
+    ElementwiseDelta([(1, 3, ADAPTERS["norm"])]).norm("final", x, y, EPS)
     for index in range(len(MIXED)):
         wanted = plain_norm(ADAPTERS["norm"] if 1 <= index < 3 else {}, x[index])
         assert torch.allclose(y[index], wanted, atol=1e-5), index
@@ -108,8 +114,9 @@ def test_norm_mixed_rows_and_segments_equal_each_row_alone() -> None:
 def test_site_and_norm_nobody_changes_are_left_alone() -> None:
     x, residual = draw(len(MIXED), 8), draw(len(MIXED), 6, seed=7)
     assert torch.equal(mixed_delta().linear("elsewhere", LINEAR, x, residual), LINEAR(x, residual))
-    wanted = torch.nn.functional.rms_norm(x, (8,), NORM_WEIGHT, EPS)
-    assert torch.equal(mixed_delta().norm("elsewhere", x, NORM_WEIGHT, EPS), wanted)
+    y = base_norm(x)
+    mixed_delta().norm("elsewhere", x, y, EPS)
+    assert torch.equal(y, base_norm(x))
 
 
 def test_rows_that_change_nothing_equal_a_batch_without_adapters() -> None:
@@ -125,5 +132,6 @@ def test_values_that_are_not_finite_stay_in_their_rows(spot: Spot) -> None:
     )
     delta = ElementwiseDelta([(0, 3, stack.rows(["fine", "bad", None]))])
     x, residual = draw(3, 8), None if spot.columns else draw(3, 6)
-    y = delta.norm("final", x, NORM_WEIGHT, EPS) if spot is NORM else delta.linear(spot.site, LINEAR, x, residual)
+    y = base_norm(x) if spot is NORM else delta.linear(spot.site, LINEAR, x, residual)
+    delta.norm(spot.site, x, y, EPS)
     assert y.isfinite().all(dim=1).tolist() == [True, False, True]
