@@ -10,7 +10,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt server/engine/native/kernels/cpu.cpp
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,training,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,quantization,training,dev]'
 	touch $@
 
 # SAMPLE=file.jsonl takes other dialogues than the shipped ones, NUM=50 how many, SPLIT=validation which.
