@@ -17,12 +17,14 @@ class HuggingFace:
 
     Args:
         batch: What they serve.
+        device: Where.
     """
 
-    def __init__(self, batch: ClosedBatch) -> None:
+    def __init__(self, batch: ClosedBatch, device: str = "cpu") -> None:
         self._batch = batch
+        self._device = device
         self._dtype = getattr(torch, batch.dtype)
-        self._base = T5ForConditionalGeneration.from_pretrained(batch.base, dtype=self._dtype).eval()
+        self._base = T5ForConditionalGeneration.from_pretrained(batch.base, dtype=self._dtype).eval().to(device)
         self._peft = self._with_loras()
 
     def base_only(self) -> Tokens:
@@ -52,13 +54,13 @@ class HuggingFace:
         for lora in others:
             peft_model.load_adapter(lora.path, adapter_name=lora.digest)
         # PEFT loads adapters in float32; computing in two dtypes would cost it time.
-        return peft_model.to(self._dtype).eval()
+        return peft_model.to(device=self._device, dtype=self._dtype).eval()
 
     @torch.inference_mode()
     def _generate(
         self, model: PreTrainedModel | PeftModel, prompts: Sequence[tuple[int, ...]], **options: list[str]
     ) -> Tokens:
-        input_ids = torch.tensor(prompts)
+        input_ids = torch.tensor(prompts, device=self._device)
         output = model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
