@@ -17,7 +17,9 @@ from server.engine.native.batch import NOT_FINITE, Batch, Row, StepOutput
 from server.engine.native.families.seq2seq import Seq2SeqModel
 from server.engine.native.layers.attention import runs_of
 from server.engine.native.layers.decoder_attention import DecoderStep
+from server.engine.native.layers.lora_choice import grouped_lora
 from server.engine.native.layers.prefix import Prefix
+from server.engine.native.layers.lora_choice import grouped_lora
 from server.engine.native.layers.soft_prompt import embed_rows
 from server.engine.native.layers.weight_adapter import AdapterDelta, AdapterStack, WeightAdapter, segment_delta
 from server.engine.native.prefill import Prefill
@@ -69,11 +71,13 @@ class Runner:
             max_decoder_len=max_virtual_tokens + max_new_tokens,
         )
         self._prefill = Prefill(model, self._cache, payloads)
+        self._grouped = grouped_lora(model.embedding_VD, model.config.widths)
         start = model.config.decoder_start_token_id
         self._history = torch.full((max_num_seqs, max_new_tokens + 1), start, device=self._device)
         self._position = torch.zeros(max_num_seqs, dtype=torch.long, device=self._device)
         self._composition: _Composition | None = None
         self._stack: tuple[frozenset[str], AdapterStack] | None = None
+        self._grouped = grouped_lora(device=self._device, dtype=model.embedding_VD.dtype)
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepOutput:
@@ -172,7 +176,7 @@ class Runner:
             return None
         present = frozenset(adapters)
         if self._stack is None or self._stack[0] != present:
-            self._stack = (present, AdapterStack(adapters, self._model.norms))
+            self._stack = (present, AdapterStack(adapters, self._model.norms, self._grouped))
         return self._stack[1].delta(digests, device=self._device)
 
 
