@@ -5,11 +5,9 @@ Reads the command line, decides the cases, and writes the figures. What a case i
 
 import argparse
 import json
-import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -19,10 +17,10 @@ from benchmarks.closed_batch import ClosedBatch
 from benchmarks.ctranslate2_peer import convert
 from benchmarks.engine_case import CaseResult, run_case
 from benchmarks.engine_report import markdown, plot
+from benchmarks.machine import describe_machine
 from benchmarks.models import SHAPES, random_prompts, write_base, write_loras
 
-_PACKAGES = ("torch", "transformers", "peft", "ctranslate2", "numpy")
-# The case of the headline figures, and the number of rows whose tokens are compared in float32.
+# The case of the headline figures; its number of rows is also the one whose tokens are compared in float32.
 _HEADLINE_SHAPE, _HEADLINE_ROWS, _HEADLINE_DTYPE = "flan-t5-small", 16, "bfloat16"
 _HEADLINE_PEERS = {
     "ours_over_peft": "peft_mixed",
@@ -72,7 +70,8 @@ class Results:
             found = (case.shape, len(case.batch.prompts), case.batch.dtype)
             if found == (_HEADLINE_SHAPE, _HEADLINE_ROWS, _HEADLINE_DTYPE):
                 figures |= {key: case.ratios[peer] for key, peer in _HEADLINE_PEERS.items()}
-                figures["step_over_roofline"] = case.roofline.step_over_roofline
+                if case.roofline:
+                    figures["step_over_roofline"] = case.roofline.step_over_roofline
         for cost in self.adapter_costs:
             if cost.shape == _HEADLINE_SHAPE:
                 figures["lora32_over_base"] = cost.loras_over_base
@@ -85,7 +84,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = commands.add_parser("engine", help="closed batches: the native engine beside its peers")
     parser.add_argument("--quick", action="store_true", help="the headline case only; a few minutes on two cores")
     parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all")
-    parser.add_argument("--rows", type=int, action="append", help="default: 1, 8, 16, 32 and 64")
+    parser.add_argument("--rows", type=int, action="append", help="rows in bfloat16; default: 1, 8, 16, 32 and 64")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each side (default 5)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of every side; 0 is torch's own choice")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
@@ -131,7 +130,7 @@ def _cases(shape: str, base: Path, folder: Path, plan: Plan) -> Iterator[CaseRes
     loras = write_loras(folder / "loras", base, [plan.rank] * plan.num_loras)
     converted = convert(folder / "converted", base, loras if plan.has_all_peers else [])
     prompts = random_prompts(base, [plan.num_prompt_tokens] * max(*plan.rows, _HEADLINE_ROWS))
-    compared = ("float32", _HEADLINE_ROWS, 1 if not plan.has_all_peers else plan.num_rounds)
+    compared = ("float32", _HEADLINE_ROWS, plan.num_rounds if plan.has_all_peers else 1)
     for dtype, num_rows, num_rounds in [compared, *(("bfloat16", rows, plan.num_rounds) for rows in plan.rows)]:
         _say(f"{shape}, {dtype}, {num_rows} rows")
         batch = ClosedBatch(
@@ -170,18 +169,8 @@ def _figures(results: Results, plan: Plan) -> dict[str, object]:
         "cases": [case.figures() for case in results.cases],
         "adapter_costs": [cost.figures() for cost in results.adapter_costs],
         "num_rounds": plan.num_rounds,
-        "num_threads": plan.num_threads,
-        "cpu": _cpu_name(),
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        **describe_machine(plan.num_threads),
     }
-
-
-def _cpu_name() -> str:
-    """Return the processor's name, where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _print_case(case: CaseResult) -> None:
@@ -189,11 +178,11 @@ def _print_case(case: CaseResult) -> None:
         ratio = f", ours is {case.ratios[name]:.2f} of it" if name in case.ratios else ""
         agreed = f", {case.agreement[name]:.1%} of the tokens ours" if name in case.agreement else ""
         _say(f"  {name}: {side.tokens_per_s:.0f} tokens/s{ratio}{agreed}")
-    line = case.roofline
-    _say(
-        f"  decode step {line.step_s * 1e3:.2f} ms, roofline {line.least_s * 1e3:.2f} ms at "
-        f"{line.bytes_per_s / 1e9:.1f} GB/s: {line.step_over_roofline:.2f} of it"
-    )
+    if line := case.roofline:
+        _say(
+            f"  our decode step {line.step_s * 1e3:.2f} ms, roofline {line.least_s * 1e3:.2f} ms at "
+            f"{line.bytes_per_s / 1e9:.1f} GB/s: {line.step_over_roofline:.2f} of it"
+        )
 
 
 def _say(line: str) -> None:

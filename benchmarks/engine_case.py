@@ -58,6 +58,11 @@ class Roofline:
         """The one over the other."""
         return self.step_s / self.least_s
 
+    def figures(self) -> dict[str, object]:
+        """Return everything measured, as JSON can write it."""
+        derived = {"step_s": self.step_s, "least_s": self.least_s, "step_over_roofline": self.step_over_roofline}
+        return {**asdict(self), **derived}
+
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
@@ -68,14 +73,14 @@ class CaseResult:
         batch: What was served.
         measured: By side.
         settings: Of the sides that have a choice.
-        roofline: Of our engine with adapters.
+        roofline: Of our engine with adapters; None where its rows never all decoded at once.
     """
 
     shape: str
     batch: ClosedBatch
     measured: Mapping[str, Measured]
     settings: Mapping[str, Setting]
-    roofline: Roofline
+    roofline: Roofline | None
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -111,12 +116,7 @@ class CaseResult:
             "ratios": {f"{OURS}_over_{name}": ratio for name, ratio in self.ratios.items()},
             "agreement": self.agreement,
             "ct2_settings": {name: asdict(setting) for name, setting in self.settings.items()},
-            "roofline": {
-                **asdict(self.roofline),
-                "step_s": self.roofline.step_s,
-                "least_s": self.roofline.least_s,
-                "step_over_roofline": self.roofline.step_over_roofline,
-            },
+            "roofline": self.roofline.figures() if self.roofline else None,
         }
 
 
@@ -146,7 +146,9 @@ def run_case(shape: str, batch: ClosedBatch, *, converted: Path, num_rounds: int
             num_new_tokens=batch.num_new_tokens,
             num_rounds=num_rounds,
         )
-    roofline = Roofline(step_bytes(batch), max(before, read_bandwidth()), tuple(ours.steps_s[1:]))
+    steps_s = tuple(step_s for step_s in ours.steps_s[1:] if step_s is not None)
+    bytes_per_s = max(before, read_bandwidth())
+    roofline = Roofline(step_bytes(batch), bytes_per_s, steps_s) if steps_s else None
     result = CaseResult(shape, batch, measured, settings, roofline)
     if result.agreement.get(PEFT_MIXED, 1.0) < 1.0:
         raise RuntimeError(f"{shape}: the engine and PEFT disagree on a token in float32")

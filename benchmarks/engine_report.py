@@ -69,8 +69,8 @@ def _speed(case: CaseResult, name: str) -> str:
 
 
 def _rooflines(group: Sequence[CaseResult]) -> str:
-    header = ["rows", "step, ms", "MB read", "bandwidth, GB/s", "roofline, ms", "step over roofline"]
-    lines = [(len(case.batch.prompts), case.roofline) for case in group]
+    header = ["rows", "our step, ms", "MB read", "bandwidth, GB/s", "roofline, ms", "step over roofline"]
+    lines = [(len(case.batch.prompts), case.roofline) for case in group if case.roofline]
     return _table(
         header,
         [

@@ -45,16 +45,17 @@ class ServedBatch:
     rows: tuple[ServedRow, ...]
     duration_s: float
 
-    def step_s(self) -> float:
-        """Return the median time between two tokens of a row while every row decodes, in seconds."""
+    def step_s(self) -> float | None:
+        """Return the median time between two tokens of a row while every row decodes; None if they never all do."""
         first_s = max(row.start_s + row.arrival_s[0] for row in self.rows)
         last_s = min(row.start_s + row.arrival_s[-1] for row in self.rows)
-        return statistics.median(
+        gaps_s = [
             later_s - earlier_s
             for row in self.rows
             for earlier_s, later_s in pairwise(row.arrival_s)
             if first_s <= row.start_s + earlier_s and row.start_s + later_s <= last_s
-        )
+        ]
+        return statistics.median(gaps_s) if gaps_s else None
 
 
 def row_requests(
@@ -165,13 +166,13 @@ class OurSide:
         requests: What it serves, all at once.
 
     Attributes:
-        steps_s: Median decode step of each pass so far, in seconds.
+        steps_s: Median decode step of each pass so far, in seconds; None where the rows never all decoded at once.
     """
 
     def __init__(self, engine: OurEngine, requests: Sequence[EngineRequest]) -> None:
         self._engine = engine
         self._requests = requests
-        self.steps_s: list[float] = []
+        self.steps_s: list[float | None] = []
 
     def serve(self) -> Tokens:
         """Serve all requests once."""
