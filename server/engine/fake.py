@@ -36,6 +36,10 @@ FAKE_BASE = BaseModelSpec(
     linear_shapes={
         f"{stack}.block.0.layer.0.SelfAttention.{name}": (8, 8) for stack in ("encoder", "decoder") for name in "qv"
     },
+    norm_paths=frozenset({"encoder.final_layer_norm", "decoder.final_layer_norm"}),
+    num_decoder_layers=1,
+    num_heads=2,
+    d_kv=4,
 )
 
 
@@ -53,7 +57,7 @@ class FakeEngineConfig:
         max_loras: Weight adapters resident at once.
         max_lora_rank: Largest rank accepted.
         max_soft_prompts: Soft prompts resident at once.
-        max_virtual_tokens: Longest soft prompt accepted.
+        max_virtual_tokens: Longest soft prompt or prefix accepted.
     """
 
     base: BaseModelSpec = FAKE_BASE

@@ -75,12 +75,12 @@ class AdapterDirectory:
             AdapterError: If a reference is not well formed, unknown or not ready.
         """
         if len(references) > len(AdapterRole):
-            raise InvalidArgumentError("at most one weight adapter and one soft prompt", param="adapters")
+            raise InvalidArgumentError("at most one weight adapter and one soft prompt or prefix", param="adapters")
         adapters = tuple([await self._find(reference) for reference in references])
         if len({adapter.resolved.kind.role for adapter in adapters}) < len(adapters):
             kinds = " and ".join(adapter.use.kind for adapter in adapters)
             raise InvalidArgumentError(
-                f"two adapters of the same role ({kinds}); at most one weight adapter and one soft prompt",
+                f"two adapters of the same role ({kinds}); at most one weight adapter and one soft prompt or prefix",
                 param="adapters",
             )
         self._leases.update(adapter.use.digest for adapter in adapters)

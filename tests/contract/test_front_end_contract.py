@@ -18,7 +18,10 @@ from tests.fixtures.peft_files import (
     WEIGHTS,
     Files,
     for_another_base,
+    ia3_files,
     lora_files,
+    norm_files,
+    prefix_files,
     prompt_files,
     with_nan,
 )
@@ -269,7 +272,26 @@ BAD_UPLOADS: dict[str, tuple[Callable[[], Files], str]] = {
 }
 
 
+KINDS: dict[str, tuple[Callable[[], Files], str]] = {
+    "ia3": (ia3_files, "prefix"),
+    "norm": (norm_files, "prompt"),
+    "prefix": (prefix_files, "ia3"),
+}
+
+
 class TestAdapters:
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_every_kind_is_named_alike_and_takes_one_role(self, client: FrontEndClient, kind: str) -> None:
+        make, partner = KINDS[kind]
+        version = await client.upload(kind, make())
+        assert version["kind"] == kind
+        if partner in KINDS:
+            await client.upload(partner, KINDS[partner][0]())
+        answer = await client.summarize(Call(adapters=[partner, kind]))
+        assert {name: served for name, _, _, served in answer.adapters} == {kind: kind, partner: partner}
+        rival = "prompt" if kind == "prefix" else "lora"
+        assert (await _refusal(client.summarize(Call(adapters=[kind, rival])))).code == "INVALID_ARGUMENT"
+
     async def test_upload_is_listed_and_serves_at_once(self, client: FrontEndClient) -> None:
         name = f"fresh-{client.name}"
         version = await client.upload(name, lora_files(seed=7, rank=3), alias="stable")

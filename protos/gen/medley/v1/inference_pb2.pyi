@@ -103,7 +103,7 @@ class SummarizeRequest(_message.Message):
     """Drawn by the server when empty."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most one weight adapter and one soft prompt: "name", "name:3" or "name@alias"."""
+        """At most one weight adapter and one soft prompt or prefix: "name", "name:3" or "name@alias"."""
 
     @_builtins.property
     def sampling(self) -> Global___SamplingOptions: ...

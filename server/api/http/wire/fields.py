@@ -48,7 +48,7 @@ class GenerationBody(WireModel):
     repetition_penalty: float = Field(_DEFAULTS.repetition_penalty, description="1 is off.")
     no_repeat_ngram_size: int = Field(_DEFAULTS.no_repeat_ngram_size, description="0 is off.")
     adapters: AdapterReferences = Field(
-        [], description='At most one LoRA and one soft prompt: "name", "name:3" or "name@alias".'
+        [], description='At most one weight adapter and one soft prompt or prefix: "name", "name:3" or "name@alias".'
     )
     references: References = Field([], description="Reference texts to score the answer against.")
     request_id: str | None = Field(None, description="Your own id; else the x-request-id header, else one is drawn.")
