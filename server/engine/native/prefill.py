@@ -47,7 +47,7 @@ class Prefill:
 
     def __init__(self, model: Seq2SeqModel, cache: KVCache, payloads: Payloads) -> None:
         self._model, self._cache, self._payloads = model, cache, payloads
-        self._grouped = grouped_lora(device=model.embedding_VD.device, dtype=model.embedding_VD.dtype)
+        self._grouped = grouped_lora(model.embedding_VD, model.config.widths)
         is_cpu = model.embedding_VD.device.type == "cpu"
         self._max_tokens_at_once = _CPU_TOKENS_AT_ONCE if is_cpu else _GPU_TOKENS_AT_ONCE
         self._passes: list[_Pass] = []

@@ -19,7 +19,6 @@ from server.engine.native.layers.attention import runs_of
 from server.engine.native.layers.decoder_attention import DecoderStep
 from server.engine.native.layers.lora_choice import grouped_lora
 from server.engine.native.layers.prefix import Prefix
-from server.engine.native.layers.lora_choice import grouped_lora
 from server.engine.native.layers.soft_prompt import embed_rows
 from server.engine.native.layers.weight_adapter import AdapterDelta, AdapterStack, WeightAdapter, segment_delta
 from server.engine.native.prefill import Prefill
@@ -77,7 +76,6 @@ class Runner:
         self._position = torch.zeros(max_num_seqs, dtype=torch.long, device=self._device)
         self._composition: _Composition | None = None
         self._stack: tuple[frozenset[str], AdapterStack] | None = None
-        self._grouped = grouped_lora(device=self._device, dtype=model.embedding_VD.dtype)
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepOutput:

@@ -53,6 +53,11 @@ class Seq2SeqConfig:
     decoder_start_token_id: int
     eos_token_ids: tuple[int, ...]
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Input and output widths of the layers' linears."""
+        return self.d_model, self.num_heads * self.d_kv, self.d_ff
+
 
 def model_folder(model: str) -> Path:
     """Return the folder of a model: itself, or the local snapshot of a hub id, fetched if need be.

@@ -196,48 +196,88 @@ void cross_attention(const T *q_BHK, const T *keys, const T *values, const int64
         }
 }
 
-// What one adapter does to one module: y[start .. start + width] += B (A x).
-struct Part {
-    int64_t a_RD, b_RW, rank, start, width;
+// The first `count` numbers of up to 16; zero for the rest.
+inline __m512 load_some(const float *from, int64_t count) {
+    return _mm512_maskz_loadu_ps(count < LANES ? (1u << count) - 1 : 0xffff, from);
+}
+inline __m512 load_some(const bf16 *from, int64_t count) {
+    const __mmask16 mask = count < LANES ? (1u << count) - 1 : 0xffff;
+    const __m256i half = _mm256_maskz_loadu_epi16(mask, from);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+// x A for up to four times 16 ranks, in one pass over A; `stride` is the ranks of a row of A.
+template <typename T, int64_t PARTS>
+void shrink(const float *x_I, int64_t in_width, const T *a_IR, int64_t stride, int64_t num_ranks, float *h_R) {
+    __m512 even[PARTS], odd[PARTS];
+    for (int64_t part = 0; part < PARTS; ++part) even[part] = odd[part] = _mm512_setzero_ps();
+    for (int64_t in = 0; in + 1 < in_width; in += 2) {
+        const __m512 x = _mm512_set1_ps(x_I[in]), next_x = _mm512_set1_ps(x_I[in + 1]);
+        for (int64_t part = 0; part < PARTS; ++part) {
+            const T *a_R = a_IR + in * stride + part * LANES;
+            const int64_t count = num_ranks - part * LANES;
+            even[part] = _mm512_fmadd_ps(x, load_some(a_R, count), even[part]);
+            odd[part] = _mm512_fmadd_ps(next_x, load_some(a_R + stride, count), odd[part]);
+        }
+    }
+    for (int64_t part = 0; part < PARTS; ++part) store(h_R + part * LANES, _mm512_add_ps(even[part], odd[part]));
+}
+
+// B of one module: takes the next `num_ranks` of the site's ranks, adds to columns start .. start + width.
+struct LoraPart {
+    int64_t b_RW, num_ranks, start, width;
+};
+
+// One adapter at one site: the A of its modules side by side, then as many parts.
+struct LoraSite {
+    int64_t a_IR, num_ranks, num_parts;
+    LoraPart parts[1];
 };
 
 template <typename T>
-void add_part(const Part &part, const T *x_D, int64_t in_width, T *y_O) {
-    const T *a_RD = reinterpret_cast<const T *>(part.a_RD), *b_RW = reinterpret_cast<const T *>(part.b_RW);
-    float *h_R = scratch(part.rank);
-    for (int64_t rank = 0; rank < part.rank; ++rank) h_R[rank] = dot(a_RD + rank * in_width, x_D, in_width);
+void expand(const float *h_R, const LoraPart &part, T *y_O) {
+    const T *b_RW = reinterpret_cast<const T *>(part.b_RW);
     T *y_W = y_O + part.start;
     for (int64_t at = 0; at < part.width; at += LANES) {
         __m512 even = load(y_W + at), odd = _mm512_setzero_ps();
         int64_t rank = 0;
-        for (; rank + 1 < part.rank; rank += 2) {
+        for (; rank + 1 < part.num_ranks; rank += 2) {
             even = _mm512_fmadd_ps(_mm512_set1_ps(h_R[rank]), load(b_RW + rank * part.width + at), even);
             odd = _mm512_fmadd_ps(_mm512_set1_ps(h_R[rank + 1]), load(b_RW + (rank + 1) * part.width + at), odd);
         }
-        if (rank < part.rank)
+        if (rank < part.num_ranks)
             even = _mm512_fmadd_ps(_mm512_set1_ps(h_R[rank]), load(b_RW + rank * part.width + at), even);
         store(y_W + at, _mm512_add_ps(even, odd));
     }
 }
 
-// Adds each row's adapter at one site. An adapter's table: for each site the index of its first part, one index more,
-// then the parts. A row without an adapter has address 0 and costs nothing.
 template <typename T>
-void add_lora(const int64_t *table_B, int64_t num_rows, int64_t site, int64_t num_sites, const T *x_BD,
-              int64_t in_width, T *y_BO, int64_t out_width) {
-    thread_local std::vector<std::pair<int64_t, const Part *>> work;
-    work.clear();
-    for (int64_t row = 0; row < num_rows; ++row) {
-        if (!table_B[row]) continue;
-        const auto *first = reinterpret_cast<const int64_t *>(table_B[row]);
-        const auto *parts = reinterpret_cast<const Part *>(first + num_sites + 1);
-        for (int64_t part = first[site]; part < first[site + 1]; ++part) work.emplace_back(row, parts + part);
+void add_site(const LoraSite &site, const T *x_I, int64_t in_width, T *y_O) {
+    float *wide_x_I = scratch(in_width + whole_lanes(site.num_ranks)), *h_R = wide_x_I + in_width;
+    for (int64_t at = 0; at < in_width; at += LANES) store(wide_x_I + at, load(x_I + at));
+    for (int64_t first = 0; first < site.num_ranks; first += 4 * LANES) {
+        const T *a_IR = reinterpret_cast<const T *>(site.a_IR) + first;
+        const int64_t left = site.num_ranks - first, num_parts = (left + LANES - 1) / LANES;
+        const auto call = num_parts == 1   ? shrink<T, 1>
+                          : num_parts == 2 ? shrink<T, 2>
+                          : num_parts == 3 ? shrink<T, 3>
+                                           : shrink<T, 4>;
+        call(wide_x_I, in_width, a_IR, site.num_ranks, left, h_R + first);
     }
-    const int64_t num_items = static_cast<int64_t>(work.size());
-    const auto *items = work.data();
-#pragma omp parallel for if (num_items > 1)
-    for (int64_t item = 0; item < num_items; ++item)
-        add_part(*items[item].second, x_BD + items[item].first * in_width, in_width, y_BO + items[item].first * out_width);
+    for (int64_t part = 0; part < site.num_parts; ++part) {
+        expand(h_R, site.parts[part], y_O);
+        h_R += site.parts[part].num_ranks;
+    }
+}
+
+// Adds each row's adapter at one site. A row without one there has address 0 and costs nothing.
+template <typename T>
+void add_lora(const int64_t *site_B, int64_t num_rows, const T *x_BI, int64_t in_width, T *y_BO, int64_t out_width) {
+#pragma omp parallel for schedule(dynamic) if (num_rows > 1)
+    for (int64_t row = 0; row < num_rows; ++row)
+        if (site_B[row])
+            add_site(*reinterpret_cast<const LoraSite *>(site_B[row]), x_BI + row * in_width, in_width,
+                     y_BO + row * out_width);
 }
 
 // The token with the largest logit, the first of equals; -1 where a logit is NaN or positive infinity.
@@ -350,15 +390,15 @@ PyObject *py_cross_attention(PyObject *, PyObject *const *args, Py_ssize_t) {
 }
 
 PyObject *py_add_lora(PyObject *, PyObject *const *args, Py_ssize_t) {
-    const auto *table = address<int64_t>(args[1]);
-    const int64_t num_rows = integer(args[2]), site = integer(args[3]), num_sites = integer(args[4]);
-    auto *x = address<void>(args[5]);
-    const int64_t in_width = integer(args[6]);
-    auto *y = address<void>(args[7]);
-    const int64_t out_width = integer(args[8]);
+    const auto *site = address<int64_t>(args[1]);
+    const int64_t num_rows = integer(args[2]);
+    auto *x = address<void>(args[3]);
+    const int64_t in_width = integer(args[4]);
+    auto *y = address<void>(args[5]);
+    const int64_t out_width = integer(args[6]);
     return run(args[0], [=](auto kind) {
         using T = decltype(kind);
-        add_lora(table, num_rows, site, num_sites, static_cast<const T *>(x), in_width, static_cast<T *>(y), out_width);
+        add_lora(site, num_rows, static_cast<const T *>(x), in_width, static_cast<T *>(y), out_width);
     });
 }
 
@@ -383,7 +423,7 @@ PyObject *checked(PyObject *module, PyObject *const *args, Py_ssize_t num_args) 
 
 PyMethodDef methods[] = {
     METHOD(rms_norm, 7),         METHOD(gated_gelu, 5), METHOD(self_attention, 13),
-    METHOD(cross_attention, 11), METHOD(add_lora, 9),   METHOD(argmax, 5),
+    METHOD(cross_attention, 11), METHOD(add_lora, 7),   METHOD(argmax, 5),
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -8,6 +8,8 @@ Legend: B rows, N rows or tokens, D width, H heads, K head width, L encoder posi
 feed-forward width, V vocabulary.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ _LANES = 16
 _HEAD_WIDTHS = {32, 64, 128}
 
 
-def can_run(weight: Tensor, *, widths: tuple[int, ...] = (), head_width: int = 64) -> bool:
+def can_run(weight: Tensor, *, widths: Iterable[int] = (), head_width: int = 64) -> bool:
     """Whether the kernels serve a model with weights like this one and rows of these widths."""
     return (
         _cpu is not None
@@ -98,24 +100,21 @@ def cross_attention(q_BHK: Tensor, keys_SHLK: Tensor, values_SHLK: Tensor, lengt
     return y_BHK
 
 
-def add_lora(table_B: Tensor, site: int, num_sites: int, x_BD: Tensor, y_BO: Tensor) -> None:
-    """Add B(Ax) of each row's adapter at one site to ``y_BO`` in place.
+def add_lora(site_B: Tensor, x_BI: Tensor, y_BO: Tensor) -> None:
+    """Add B(Ax) of each row's adapter at one site to the first rows of ``y_BO`` in place.
 
     Args:
-        table_B: Address of each row's adapter table, int64; 0 for the base. See ``layers/lora.py`` for what is in one.
-        site: Index of the site in the tables.
-        num_sites: Sites in the tables.
-        x_BD: Input of the site.
+        site_B: Address of what the row's adapter does there, int64; 0 where it does nothing. ``layers/lora_rows.py``
+            says what lies at the address.
+        x_BI: Input of the site.
         y_BO: Its output.
     """
     _cpu.add_lora(
-        _is_bf16(x_BD),
-        table_B.data_ptr(),
-        len(x_BD),
-        site,
-        num_sites,
-        x_BD.data_ptr(),
-        x_BD.shape[1],
+        _is_bf16(x_BI),
+        site_B.data_ptr(),
+        len(site_B),
+        x_BI.data_ptr(),
+        x_BI.shape[1],
         y_BO.data_ptr(),
         y_BO.shape[1],
     )

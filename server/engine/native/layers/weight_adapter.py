@@ -12,7 +12,6 @@ Source:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,9 +28,7 @@ from server.engine.native.layers.lora import (
     Target,
     build_lora,
 )
-
-if TYPE_CHECKING:
-    from server.engine.native.layers.lora_triton import GroupedLora
+from server.engine.native.layers.lora_choice import GroupedLora
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +156,7 @@ class AdapterDelta:
 
 
 def segment_delta(
-    segments: Sequence[tuple[int, int, WeightAdapter]], grouped: "GroupedLora | None" = None
+    segments: Sequence[tuple[int, int, WeightAdapter]], grouped: GroupedLora | None = None
 ) -> AdapterDelta | None:
     """Return the delta of adapters that each own contiguous rows; None of none.
 
@@ -188,7 +185,7 @@ class AdapterStack:
         self,
         adapters: Mapping[str, WeightAdapter],
         norms: Mapping[str, Tensor],
-        grouped: "GroupedLora | None" = None,
+        grouped: GroupedLora | None = None,
     ) -> None:
         self._loras = {digest: adapter.lora for digest, adapter in adapters.items()}
         self._grouped = grouped
