@@ -28,7 +28,7 @@ from server.engine.native.layers.lora import (
     SegmentDelta,
     StackedDelta,
 )
-from server.engine.native.layers.lora_choice import grouped_lora
+from server.engine.native.layers.lora_triton import GroupedLora
 
 _SHAPES = ("flan-t5-small", "flan-t5-base")
 _NUM_PROMPT_TOKENS, _NUM_NEW_TOKENS, _NUM_LORAS, _RANK = 200, 48, 8, 16
@@ -130,10 +130,7 @@ def _adapters(width: int, count: int) -> dict[str, LoraAdapter]:
 def _kernel_figures(
     width: int, num_rows: int, segments: Sequence[tuple[int, int, LoraAdapter]], torch_layer: LoraDelta
 ) -> KernelFigures:
-    grouped = grouped_lora(device=torch.device("cuda"), dtype=torch.bfloat16)
-    if grouped is None:
-        raise SystemExit("Triton is not installed")
-    triton_layer = grouped.delta(segments)
+    triton_layer = GroupedLora(device=torch.device("cuda"), dtype=torch.bfloat16).delta(segments)
     x_NI = torch.randn(num_rows, width, device="cuda", dtype=torch.bfloat16)
     y_NO = torch.randn(num_rows, 3 * width, device="cuda", dtype=torch.bfloat16)
     triton_s, torch_s = (

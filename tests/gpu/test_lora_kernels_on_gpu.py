@@ -35,7 +35,7 @@ def test_decode_rows_equal_the_torch_layer(dtype: torch.dtype, shape: str, ranks
     adapters = draw_adapters(RANKS[ranks], dtype=dtype, device=CUDA, inputs=inputs, parts=parts)
     digests = row_digests(adapters, num_rows=num_rows)
     x, y = draw_rows(num_rows, dtype=dtype, device=CUDA, inputs=inputs, outputs=parts[-1][1])
-    kernels = grouped_lora(torch.empty(0, device=CUDA, dtype=dtype), ())
+    kernels = GroupedLora(device=CUDA, dtype=dtype)
     found, wanted = y.clone(), y.clone()
     segments = [(row, row + 1, adapters[digest]) for row, digest in enumerate(digests) if digest]
     kernels.delta(segments).add("qkv", x, found)
@@ -54,7 +54,7 @@ def test_encoder_segments_equal_the_torch_layer(dtype: torch.dtype, shape: str) 
     first, second, third, fourth = draw_adapters(ranks, dtype=dtype, device=CUDA, inputs=inputs, parts=parts).values()
     segments = [(0, 1300, first), (1500, 1501, second), (1501, 2600, third), (2900, 4096, fourth)]
     x, y = draw_rows(4096, dtype=dtype, device=CUDA, inputs=inputs, outputs=parts[-1][1])
-    kernels = grouped_lora(torch.empty(0, device=CUDA, dtype=dtype), ())
+    kernels = GroupedLora(device=CUDA, dtype=dtype)
     found, wanted = y.clone(), y.clone()
     kernels.delta(segments).add("qkv", x, found)
     SegmentDelta(segments).add("qkv", x, wanted)
@@ -67,7 +67,7 @@ def test_overflow_stays_in_the_rows_of_its_adapter() -> None:
     for part in broken["qkv"].parts:
         part.b_RO.fill_(3e38)
     x, y = draw_rows(4, dtype=torch.float32, device=CUDA)
-    kernels = grouped_lora(torch.empty(0, device=CUDA), ())
+    kernels = GroupedLora(device=CUDA, dtype=torch.float32)
     found, wanted = y.clone(), y.clone()
     kernels.delta([(0, 1, sound), (1, 2, broken), (2, 3, sound)]).add("qkv", x, found)
     SegmentDelta([(0, 1, sound), (2, 3, sound)]).add("qkv", x, wanted)
