@@ -36,7 +36,15 @@ from server.engine.native.layers.weight_adapter import WeightAdapter  # noqa: E4
 from tests.fixtures.adapter_families import random_adapter, save, write_family  # noqa: E402
 from tests.fixtures.t5_models import write_t5  # noqa: E402
 
-WEIGHTS = ["lora", "rslora", "dora", "lora-bias", "adalora", "loha", "vera", "ia3", "ia3-query", "norm"]
+# Beside the families that every test knows.
+OWN = {
+    "rslora": peft.LoraConfig(r=16, lora_alpha=4, use_rslora=True, task_type="SEQ_2_SEQ_LM"),
+    # Scaled inputs of modules that are fused with others whose inputs are not.
+    "ia3-inputs": peft.IA3Config(
+        target_modules=["v", "wi", "wi_1"], feedforward_modules=["v", "wi", "wi_1"], task_type="SEQ_2_SEQ_LM"
+    ),
+}
+WEIGHTS = ["lora", "dora", "lora-bias", "adalora", "loha", "vera", "ia3", "ia3-query", "norm", *OWN]
 PROMPTS = ["prompt", "p-tuning", "multitask", "prefix"]
 GATED = {
     "vocab_size": 4000,
@@ -82,9 +90,8 @@ class House:
         self._spec = read_base_spec(self.base)
         self._folder = folder / "adapters"
         for seed, name in enumerate([*WEIGHTS, *PROMPTS]):
-            if name == "rslora":
-                config = peft.LoraConfig(r=16, lora_alpha=4, use_rslora=True, task_type="SEQ_2_SEQ_LM")
-                save(random_adapter(self._load(), config, seed), self._folder / name)
+            if name in OWN:
+                save(random_adapter(self._load(), OWN[name], seed), self._folder / name)
             else:
                 write_family(name, self.base, self._folder / name, seed)
         self.answer = cache(self._answer)
