@@ -72,6 +72,10 @@ class Vera:
         (rank, width), (height, rank_b) = matrix_shape(entries, SHARED_A), matrix_shape(entries, SHARED_B)
         if not rank == rank_b == self.rank:
             raise InvalidAdapterError(f"vera_A has rank {rank}, vera_B {rank_b}, but {CONFIG_FILE} says {self.rank}")
+        # They are read once a layer: ones that no base of this kind could need would be read over and over.
+        largest_out, largest_in = (max(sizes) for sizes in zip(*base.linear_shapes.values(), strict=True))
+        if height > largest_out or width > largest_in:
+            raise WrongBaseError(f"the shared matrices are larger than any layer of {show(base.model_id)}")
         linears = {}
         for path, names in layers.items():
             out, into = linear_shape(base, path)

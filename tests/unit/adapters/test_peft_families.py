@@ -223,6 +223,7 @@ BROKEN: dict[str, tuple[tuple[object, Tensors], type[AdapterError], str]] = {
     "loha folded too large": (_with_huge("loha", ("w1_b", "w2_b")), InvalidAdapterError, "too large"),
     "vera of other ranks": (_sound("vera", **{"base_model.vera_B": (20, 4)}), InvalidAdapterError, "vera_B 4"),
     "vera of a smaller base": (_sound("vera", **{"base_model.vera_A": (5, 7)}), WrongBaseError, "too small"),
+    "vera of a larger base": (_sound("vera", **{"base_model.vera_A": (5, 9)}), WrongBaseError, "larger than any"),
     "vera over the limit": (
         _sound(
             "vera",
