@@ -6,7 +6,7 @@ Reads the command line, decides the cases, and writes the figures. What a case i
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +92,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(run=_run)
 
 
-def run_plan(plan: Plan) -> Results:
+def run_plan(plan: Plan, keep: Callable[[Results], None]) -> Results:
     """Run every case of a plan, printing each as it ends.
+
+    Args:
+        plan: What is run.
+        keep: Called after every base with the results so far, so that a long run that fails late leaves them.
 
     Raises:
         RuntimeError: If a side stops early, or if tokens differ that must not.
@@ -122,6 +126,7 @@ def run_plan(plan: Plan) -> Results:
                 f"throughput; soft prompts take {cost.prompts_over_tokens:.3f} of the time of real tokens"
             )
             costs.append(cost)
+        keep(Results(tuple(cases), tuple(costs)))
     return Results(tuple(cases), tuple(costs))
 
 
@@ -152,9 +157,12 @@ def _run(arguments: argparse.Namespace) -> None:
         num_threads=arguments.threads or torch.get_num_threads(),
         has_all_peers=not arguments.quick,
     )
-    results = run_plan(plan)
+    results = run_plan(plan, keep=lambda so_far: _write(so_far, plan, arguments))
     for key, figure in results.headline().items():
         _say(f"{key}: {figure:.3f}")
+
+
+def _write(results: Results, plan: Plan, arguments: argparse.Namespace) -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(_figures(results, plan), indent=2) + "\n")
     if arguments.plot:
