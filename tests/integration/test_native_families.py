@@ -25,6 +25,7 @@ from transformers import T5ForConditionalGeneration  # noqa: E402
 from adapters.base_spec import read_base_spec  # noqa: E402
 from adapters.codec import CodecLimits, inspect_adapter  # noqa: E402
 from adapters.errors import InvalidAdapterError  # noqa: E402
+from server.core.errors import InvalidArgumentError  # noqa: E402
 from server.core.outputs import FinishReason  # noqa: E402
 from server.core.sampling import SamplingParams  # noqa: E402
 from server.engine.base import EngineOutput, EngineRequest, ResolvedAdapter  # noqa: E402
@@ -57,6 +58,7 @@ GATED = {
 }
 # An odd number of layers, and heads that together are wider than the model.
 RELU = {**GATED, "num_layers": 3, "num_heads": 7, "feed_forward_proj": "relu"}
+MAX_MODEL_LEN = 200
 MIN_MARGIN = 1e-4
 # Of the log-probabilities of a first step's five best tokens, where logits have a standard deviation of 14. PEFT in
 # bfloat16 is as far from itself in float32: 0.16 on average, 1.01 at most; this engine 0.18 and 0.70.
@@ -174,7 +176,7 @@ async def running(house: House, dtype: str = "float32") -> AsyncIterator[NativeE
             dtype=dtype,
             max_num_seqs=20,
             max_num_batched_tokens=600,
-            max_model_len=200,
+            max_model_len=MAX_MODEL_LEN,
             max_new_tokens=20,
             max_loras=8,
             max_soft_prompts=3,
@@ -232,6 +234,15 @@ async def test_engine_mixed_families_equal_each_request_alone(name: str, request
     for case, output, answer in zip(cases, first, wanted, strict=True):
         assert list(output.token_ids) == answer.tokens, (case.weights, case.prompt, output.error)
     assert [output.token_ids for output in second] == [output.token_ids for output in first]
+
+
+async def test_engine_prefix_takes_no_encoder_positions(gated: House) -> None:
+    longest = Case((*range(3, MAX_MODEL_LEN + 2), 1), 20, "dora", "prefix")
+    async with running(gated) as engine:
+        [output] = await serve(engine, gated, [longest], seed=1)
+        assert list(output.token_ids) == gated.answer(longest).tokens
+        with pytest.raises(InvalidArgumentError):
+            await serve(engine, gated, [replace(longest, prompt="prompt")], seed=1)
 
 
 @pytest.mark.parametrize("name", ["gated", "relu"])

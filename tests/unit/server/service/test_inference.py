@@ -12,7 +12,7 @@ from server.core.sampling import SamplingParams
 from server.engine.fake import FakeEngineConfig
 from server.service.health import Phase
 from server.service.inference import InferenceConfig
-from tests.fixtures.peft_files import lora_files, prompt_files
+from tests.fixtures.peft_files import lora_files, prefix_files, prompt_files
 from tests.unit.server.service.conftest import AskFor, MakeRoom, Room
 
 SLOW = FakeEngineConfig(step_time_s=0.01)
@@ -64,6 +64,11 @@ async def test_open_soft_prompt_counts_towards_the_length(room: Room, ask: AskFo
         ErrorCode.INVALID_ARGUMENT,
         "the prompt has 1024 tokens and 20 virtual tokens; at most 1024 fit",
     )
+
+
+async def test_open_prefix_takes_nothing_of_the_length(room: Room, ask: AskFor) -> None:
+    await room.upload(prefix_files(num_virtual_tokens=20), "prefix")
+    await (await room.inference.open(ask("x" * (1024 - len("base: ") - 1), adapters=("prefix",)))).aclose()
 
 
 async def refused_later(room: Room, request: object) -> tuple[ErrorCode, str]:
