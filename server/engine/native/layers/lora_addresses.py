@@ -33,14 +33,12 @@ class SiteAddresses:
         adapters_C2: Address of A, and its number of ranks: 0 for an adapter that leaves the site alone.
         columns_Q4: Row in :attr:`AddressTable.parts_PC3`, the part's first column and width, first column within it.
         max_rank: Most ranks of an adapter here.
-        rank_step: Divides the number of ranks of each: 8 or 1.
-        width_step: Divides the width of every part.
+        width_step: Divides the start and the width of every part.
     """
 
     adapters_C2: Tensor
     columns_Q4: Tensor
     max_rank: int
-    rank_step: int
     width_step: int
 
 
@@ -56,6 +54,7 @@ class AddressTable:
         sites: Site → addresses; a site that no adapter changes may be missing.
         parts_PC3: Per part and place: address of B, first of its ranks at the site, number of ranks.
         address_step: Divides every address, in bytes.
+        rank_step: Divides every number of ranks and every first rank: 8 or 1.
     """
 
     def __init__(self, *, device: torch.device, columns_at_once: int) -> None:
@@ -146,8 +145,10 @@ class AddressTable:
         self.parts_PC3 = parts.view(self._parts_PC3.shape)
         addresses = [self._adapters_SC2[:, :, 0].ravel(), self._parts_PC3[:, :, 0].ravel()]
         self.address_step = math.gcd(_LARGEST_STEP, int(np.gcd.reduce(np.concatenate(addresses))))
-        max_ranks = self._adapters_SC2[:, :, 1].max(axis=1).tolist()
-        rank_steps = np.gcd.reduce(self._adapters_SC2[:, :, 1], axis=1).tolist()
+        ranks_SC = self._adapters_SC2[:, :, 1]
+        has_step = not (ranks_SC % _RANK_STEP).any() and not (self._parts_PC3[:, :, 1] % _RANK_STEP).any()
+        self.rank_step = _RANK_STEP if has_step else 1
+        max_ranks = ranks_SC.max(axis=1).tolist()
         first = 0
         for name, row in self._site_row.items():
             widths = [stop - start for start, stop in self._parts[name]]
@@ -156,8 +157,7 @@ class AddressTable:
                 adapters_C2=adapters_SC2[row],
                 columns_Q4=columns_Q4[first:stop],
                 max_rank=max_ranks[row],
-                rank_step=1 if rank_steps[row] % _RANK_STEP else _RANK_STEP,
-                width_step=math.gcd(_LARGEST_STEP, *widths),
+                width_step=math.gcd(_LARGEST_STEP, *widths, *(start for start, _ in self._parts[name])),
             )
             first = stop
 

@@ -74,7 +74,7 @@ def _expand(  # noqa: PLR0917
     y_ptr, y_stride,
     parts_ptr, num_places, columns_ptr, tiles_ptr,
     M: tl.constexpr, R: tl.constexpr, OUT: tl.constexpr,
-    ADDRESS_STEP: tl.constexpr, WIDTH_STEP: tl.constexpr, PRECISION: tl.constexpr,
+    ADDRESS_STEP: tl.constexpr, RANK_STEP: tl.constexpr, WIDTH_STEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add B h to ``OUT`` columns of one part, for the rows of one tile."""
     tile = tl.program_id(0)
@@ -87,8 +87,8 @@ def _expand(  # noqa: PLR0917
         return
     b_ptr = tl.load(part_ptr).to(tl.pointer_type(y_ptr.dtype.element_ty))
     b_ptr = tl.multiple_of(b_ptr, ADDRESS_STEP)
-    first_rank = tl.load(part_ptr + 1).to(tl.int32)
-    part_start = tl.load(columns_ptr + 1).to(tl.int32)
+    first_rank = tl.multiple_of(tl.load(part_ptr + 1).to(tl.int32), RANK_STEP)
+    part_start = tl.multiple_of(tl.load(columns_ptr + 1).to(tl.int32), WIDTH_STEP)
     width = tl.multiple_of(tl.load(columns_ptr + 2).to(tl.int32), WIDTH_STEP)
     first = tl.multiple_of(tl.load(columns_ptr + 3).to(tl.int32), OUT)
     m, o = tl.arange(0, M), first + tl.arange(0, OUT)
@@ -179,14 +179,15 @@ class _GroupedDelta:
             self._h, self._h.stride(0),
             found.adapters_C2, self._tiles,
             M=self._tile_rows, R=_RANKS_AT_ONCE, IN=_INPUTS_AT_ONCE,
-            ADDRESS_STEP=self._table.address_step, RANK_STEP=found.rank_step, PRECISION=precision,
+            ADDRESS_STEP=self._table.address_step, RANK_STEP=self._table.rank_step, PRECISION=precision,
         )  # fmt: skip
         _expand[self._num_tiles, len(found.columns_Q4)](
             self._h, self._h.stride(0),
             y_NO, y_NO.stride(0),
             self._table.parts_PC3, self._table.parts_PC3.shape[1], found.columns_Q4, self._tiles,
             M=self._tile_rows, R=_RANKS_AT_ONCE, OUT=_COLUMNS_AT_ONCE,
-            ADDRESS_STEP=self._table.address_step, WIDTH_STEP=found.width_step, PRECISION=precision,
+            ADDRESS_STEP=self._table.address_step, RANK_STEP=self._table.rank_step, WIDTH_STEP=found.width_step,
+            PRECISION=precision,
         )  # fmt: skip
 
 

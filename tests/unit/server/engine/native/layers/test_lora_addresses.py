@@ -63,12 +63,14 @@ def test_unseen_part_keeps_what_was_written() -> None:
 def test_steps_divide_every_number() -> None:
     found = table()
     found.hold(adapters(8, 16))
-    assert found.sites["qkv"].rank_step == 8
+    assert found.rank_step == 8
     found.hold(adapters(8, 3))
     site = found.sites["qkv"]
-    assert site.rank_step == 1
+    assert found.rank_step == 1
     assert site.max_rank == found.max_rank == 16
     assert site.width_step == 4, "the parts are 48, 100 and 200 wide"
+    found.hold(adapters(4, 16))
+    assert found.rank_step == 1, "the second part of the first adapter begins at rank 4 of 8"
 
 
 def test_columns_cover_every_part_once() -> None:

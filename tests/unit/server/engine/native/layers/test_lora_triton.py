@@ -7,7 +7,7 @@ as it is. The same comparisons run compiled in tests/gpu.
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,7 +31,7 @@ TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol
 
 
 @pytest.fixture(scope="module")
-def lora_of() -> "Iterator[LoraOf]":
+def lora_of() -> "LoraOf":
     """One per dtype, so that each test also meets the table another one left."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
@@ -39,8 +39,8 @@ def lora_of() -> "Iterator[LoraOf]":
         spec = importlib.util.spec_from_file_location("interpreted_lora_triton", original.origin)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        made = {dtype: module.GroupedLora(device=CPU, dtype=dtype) for dtype in TOLERANCE}
-        yield made.__getitem__
+    made = {dtype: module.GroupedLora(device=CPU, dtype=dtype) for dtype in TOLERANCE}
+    return made.__getitem__
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
