@@ -168,11 +168,11 @@ def crowd(seed: int, vocab_size: int = 4000) -> list[Case]:
 
 
 @asynccontextmanager
-async def running(house: House, dtype: str = "float32") -> AsyncIterator[NativeEngine]:
+async def running(house: House, dtype: str = "float32", device: str = "cpu") -> AsyncIterator[NativeEngine]:
     engine = NativeEngine(
         NativeEngineConfig(
             model=str(house.base),
-            device="cpu",
+            device=device,
             dtype=dtype,
             max_num_seqs=20,
             max_num_batched_tokens=600,
@@ -220,12 +220,10 @@ async def serve(engine: NativeEngine, house: House, cases: list[Case], seed: int
     return [await tasks[index] for index in range(len(cases))]
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["gated", "relu"])
-async def test_engine_mixed_families_equal_each_request_alone(name: str, request: pytest.FixtureRequest) -> None:
-    house: House = request.getfixturevalue(name)
+async def compare(house: House, device: str) -> None:
+    """Serve the crowd twice, in two orders, and hold both to the oracle."""
     cases = crowd(seed=11)
-    async with running(house) as engine:
+    async with running(house, device=device) as engine:
         first = await serve(engine, house, cases, seed=1)
         second = await serve(engine, house, cases, seed=2)
         assert engine.stats().num_adapter_evictions > 0
@@ -234,6 +232,12 @@ async def test_engine_mixed_families_equal_each_request_alone(name: str, request
     for case, output, answer in zip(cases, first, wanted, strict=True):
         assert list(output.token_ids) == answer.tokens, (case.weights, case.prompt, output.error)
     assert [output.token_ids for output in second] == [output.token_ids for output in first]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["gated", "relu"])
+async def test_engine_mixed_families_equal_each_request_alone(name: str, request: pytest.FixtureRequest) -> None:
+    await compare(request.getfixturevalue(name), "cpu")
 
 
 async def test_engine_prefix_takes_no_encoder_positions(gated: House) -> None:
