@@ -13,7 +13,7 @@ import torch
 
 from server.engine.base import ResolvedAdapter
 from server.engine.native.host_tier import HostTier
-from server.engine.native.payload_tensors import payload_bytes, to_device, to_pinned
+from server.engine.native.payload_tensors import keep_for, payload_bytes, to_device, to_pinned
 
 Payload = TypeVar("Payload")
 
@@ -52,6 +52,8 @@ class AdapterTiers(Generic[Payload]):
             payload = self._read_and_keep(adapter) if kept is None else to_device(kept, self._device)
         if self._stream is not None:
             self._stream.synchronize()
+            # The steps read it on their own stream, of which the allocator of this one knows nothing.
+            keep_for(payload, torch.cuda.default_stream(self._device))
         return payload
 
     def fetch(self, adapter: ResolvedAdapter) -> None:

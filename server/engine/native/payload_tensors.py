@@ -29,6 +29,12 @@ def to_pinned(payload: Payload) -> Payload:
     return map_tensors(payload, lambda tensor: tensor.cpu().pin_memory())
 
 
+def keep_for(payload: object, stream: torch.cuda.Stream) -> None:
+    """Have the memory of a payload, once it is let go, wait for what the stream has to do by then."""
+    for tensor in _tensors(payload):
+        tensor.record_stream(stream)
+
+
 def map_tensors(payload: Payload, change: Callable[[Tensor], Tensor]) -> Payload:
     """Return a payload of the same build with every tensor changed."""
     found: object = payload
