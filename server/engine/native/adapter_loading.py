@@ -13,6 +13,7 @@ from adapters.manifest import BaseModelSpec
 from server.core.errors import ErrorCode, FailedPreconditionError, InternalError, MedleyError, code_of
 from server.engine.base import ResolvedAdapter
 from server.engine.native.adapter_payload import AdapterPayload
+from server.engine.native.layers.finite import is_finite
 from server.engine.native.layers.prefix import Prefix
 from server.engine.native.layers.weight_adapter import AdaptableBase, build_weight_adapter
 
@@ -67,7 +68,7 @@ class AdapterLoader:
 
     def _cast(self, array: Float32Array) -> Tensor:
         tensor = torch.from_numpy(array).to(device=self._device, dtype=self._dtype)
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise InvalidAdapterError("the adapter holds values that are not finite in the serving dtype")
         return tensor
 

@@ -10,7 +10,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +33,7 @@ from server.core.outputs import FinishReason
 from server.core.sampling import MAX_SEED
 from server.engine.base import Engine, EngineInfo, EngineOutput, EngineRequest, EngineStats, ResolvedAdapter
 from server.engine.native.adapter_loading import AdapterLoader
+from server.engine.native.adapter_payload import AdapterPayload
 from server.engine.native.adapter_tiers import AdapterTiers
 from server.engine.native.batch import Row
 from server.engine.native.config import NativeEngineConfig
@@ -99,7 +101,9 @@ class NativeEngine(Engine):
         except MedleyError:
             self._executor.shutdown()
             raise
-        self._thread = threading.Thread(target=self._run, args=(runner,), name="medley-steps", daemon=True)
+        num_threads = self._config.num_threads or torch.get_num_threads()
+        await self._event_loop.run_in_executor(self._executor, _compute_on_this_thread_only)
+        self._thread = threading.Thread(target=self._run, args=(runner, num_threads), name="medley-steps", daemon=True)
         self._end = None
         self._thread.start()
 
@@ -140,7 +144,10 @@ class NativeEngine(Engine):
             UnavailableError: If the engine is not running.
         """
         self._require_alive()
-        payload = await self._event_loop.run_in_executor(self._executor, self._tiers.load, adapter)
+        loaded: Future[AdapterPayload] = new_future()
+        self._executor.submit(_answer, loaded, partial(self._tiers.load, adapter))
+        payload = await self._await(loaded)
+        self._require_alive()
         is_finite: Future[bool] = new_future()
         self._steps.post(partial(_answer, is_finite, partial(self._runner.probe, payload)))
         if not await self._await(is_finite):
@@ -234,10 +241,9 @@ class NativeEngine(Engine):
         self._info = EngineInfo(name="native", base=base, device=device.type, dtype=config.dtype, **kept, **shared)
         return self._runner
 
-    def _run(self, runner: Runner) -> None:
+    def _run(self, runner: Runner, num_threads: int) -> None:
         """Be the step thread."""
-        if self._config.num_threads:
-            torch.set_num_threads(self._config.num_threads)
+        torch.set_num_threads(num_threads)
         error = None
         try:
             self._steps.run(runner)
@@ -267,7 +273,7 @@ class NativeEngine(Engine):
                 future.set_exception(self._end)
 
     async def _await(self, future: "Future[Result]") -> Result:
-        """Wait for the step thread's answer, or for its end."""
+        """Wait for an answer of another thread, or for the engine's end."""
         self._futures.add(future)
         try:
             return await asyncio.wrap_future(future)
@@ -302,9 +308,20 @@ def _device(name: str) -> str:
     return name
 
 
+def _compute_on_this_thread_only() -> None:
+    """Keep the calling thread's tensor operations off the other processors, which the steps need.
+
+    Call it before the step thread chooses its own number: part of the setting is the process's.
+    """
+    torch.get_num_threads()  # else the thread's first operation would take over the process's number
+    torch.set_num_threads(1)
+
+
 def _answer(future: "Future[Result]", question: Callable[[], Result]) -> None:
-    """Make a call on the step thread and put its result into a future."""
+    """Make a call and put its result into a future."""
     try:
-        future.set_result(question())
+        answer = partial(future.set_result, question())
     except Exception as error:
-        future.set_exception(error)
+        answer = partial(future.set_exception, error)
+    with suppress(InvalidStateError):  # the engine ended meanwhile, and the future says so
+        answer()

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from adapters.adapter_weights import LoraModule
 from adapters.errors import InvalidAdapterError
+from server.engine.native.layers.finite import is_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def build_lora(
     for path, module in pairs.items():
         a_RI = torch.from_numpy(module.lora_a).to(dtype)
         b_OR = (torch.from_numpy(module.lora_b) * module.scaling).to(dtype)
-        if not (a_RI.isfinite().all() and b_OR.isfinite().all()):
+        if not (is_finite(a_RI) and is_finite(b_OR)):
             raise InvalidAdapterError(f"{path} holds values that are not finite in {str(dtype).removeprefix('torch.')}")
         modules.setdefault(targets[path].site, []).append((targets[path], a_RI, b_OR))
     return {site: _build_site(found, device) for site, found in modules.items()}

@@ -19,6 +19,7 @@ from torch import Tensor
 from adapters.adapter_weights import LinearChange, LoraModule, WeightAdapterWeights
 from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
 from server.engine.native.layers.elementwise import Act, ElementwiseDelta, ElementwiseStack, Spot, Vectors
+from server.engine.native.layers.finite import is_finite
 from server.engine.native.layers.lora import (
     LoraAdapter,
     LoraDelta,
@@ -124,7 +125,7 @@ def _place_vectors(
 
 def _cast(spot: Spot, vector: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     cast = vector.to(device=device, dtype=dtype)
-    if not cast.isfinite().all():
+    if not is_finite(cast):
         raise InvalidAdapterError(
             f"{spot.site} holds values that are not finite in {str(dtype).removeprefix('torch.')}"
         )

@@ -1,7 +1,10 @@
 """The native engine when things go wrong: one bad row, one bad adapter, one bad step, a dead loop."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +27,7 @@ from server.core.outputs import FinishReason  # noqa: E402
 from server.core.sampling import SamplingParams  # noqa: E402
 from server.engine.base import EngineOutput, EngineRequest, ResolvedAdapter  # noqa: E402
 from server.engine.native.batch import Batch, EncodeShare, StepOutput  # noqa: E402
-from server.engine.native.engine import NativeEngine, NativeEngineConfig  # noqa: E402
+from server.engine.native.engine import NativeEngine, NativeEngineConfig, _answer  # noqa: E402
 from tests.fixtures.t5_models import (  # noqa: E402
     LORAS,
     PROMPTS,
@@ -150,6 +153,42 @@ async def test_check_adapter_not_finite_is_refused_beside_running_rows(
         await engine.check_adapter(bad)
     await engine.check_adapter(resolved(folder, "prompt-8"))
     assert [*first.token_ids, *tokens(await read(running))] == alone
+
+
+async def test_check_adapter_while_the_engine_stops_says_that_it_stopped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make(folder)
+    await engine.start()
+    may_go_on = threading.Event()
+    read_files = engine._tiers._read
+
+    def slow(adapter: ResolvedAdapter) -> object:
+        may_go_on.wait(5)
+        return read_files(adapter)
+
+    monkeypatch.setattr(engine._tiers, "_read", slow)
+    names = ("qv-2", "all-linear-8")
+    checks = [asyncio.create_task(engine.check_adapter(resolved(folder, name))) for name in names]
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(engine.stop())
+    await asyncio.wait(checks, timeout=5)
+    may_go_on.set()
+    await stopping
+    for check in checks:
+        assert isinstance(check.exception(), UnavailableError)
+
+
+async def test_loading_thread_leaves_the_processors_to_the_steps(folder: Path) -> None:
+    engine = make(folder, num_threads=2)
+    await engine.start()
+    try:
+        counts = [Future(), Future()]
+        engine._executor.submit(_answer, counts[0], torch.get_num_threads)
+        engine._steps.post(partial(_answer, counts[1], torch.get_num_threads))
+        assert [count.result(timeout=5) for count in counts] == [1, 2]
+    finally:
+        await engine.stop()
 
 
 async def test_soft_prompt_of_another_length_than_on_record_is_refused(engine: NativeEngine, folder: Path) -> None:
