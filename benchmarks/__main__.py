@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from transformers.utils import logging
 
-from benchmarks import engine
+from benchmarks import engine, quantization
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="benchmark", required=True)
-    engine.add_command(commands)
+    for benchmark in (engine, quantization):
+        benchmark.add_command(commands)
     arguments = parser.parse_args(argv)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

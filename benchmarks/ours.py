@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from benchmarks.closed_batch import Tokens
 from server.core.sampling import SamplingParams
-from server.engine.base import EngineRequest, ResolvedAdapter
+from server.engine.base import EngineInfo, EngineRequest, ResolvedAdapter
 from server.engine.native.engine import NativeEngine, NativeEngineConfig
 
 Result = TypeVar("Result")
@@ -148,6 +148,11 @@ class OurEngine:
         """Stop stepping."""
         self._loop.run(self._engine.stop())
         self._loop.close()
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine is; valid inside the context."""
+        return self._engine.info
 
     def serve(self, requests: Sequence[EngineRequest]) -> ServedBatch:
         """Serve requests submitted all at once; see :func:`serve_batch`."""
