@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from server.engine.native.layers.lora import LoraAdapter, LoraDelta, LoraPart, LoraSite
-from server.engine.native.layers.lora_addresses import AddressTable
+from server.engine.native.layers.lora_addresses import Addresses, AddressTable
 
 # Of a tile: few rows while decoding, many in the encoder. The smallest a tensor core takes is 16.
 _FEW_ROWS, _MANY_ROWS = 16, 64
@@ -121,17 +121,17 @@ class GroupedLora:
         self._warm_up(dtype)
 
     def delta(self, segments: Sequence[tuple[int, int, LoraAdapter]]) -> LoraDelta:
-        """Return the delta of these rows, good until the next call.
+        """Return the delta of these rows.
 
         Args:
             segments: (first row, one past the last row, adapter), in any order; rows in none of them have no adapter.
         """
-        self._table.hold(adapter for _, _, adapter in segments)
+        addresses = self._table.hold(adapter for _, _, adapter in segments)
         rows: dict[int, list[Rows]] = {}
         for start, stop, adapter in segments:
-            rows.setdefault(self._table.place[id(adapter)], []).append(np.arange(start, stop, dtype=np.int32))
+            rows.setdefault(addresses.place[id(adapter)], []).append(np.arange(start, stop, dtype=np.int32))
         by_place = {place: np.concatenate(pieces) for place, pieces in rows.items()}
-        return _GroupedDelta(self._table, by_place, device=self._device)
+        return _GroupedDelta(addresses, by_place, device=self._device)
 
     def _warm_up(self, dtype: torch.dtype) -> None:
         """Compile every kind of kernel: short and long tiles, ranks that divide evenly and ranks that do not."""
@@ -150,24 +150,24 @@ class _GroupedDelta:
     """Deltas of rows of any adapters, in any order; made once per composition of the batch.
 
     Args:
-        table: Where the weights lie.
-        by_place: Place of an adapter in the table → its rows.
+        addresses: Where the weights lie.
+        by_place: Place of an adapter → its rows.
         device: Where the rows are.
     """
 
-    def __init__(self, table: AddressTable, by_place: Mapping[int, Rows], *, device: torch.device) -> None:
-        self._table = table
+    def __init__(self, addresses: Addresses, by_place: Mapping[int, Rows], *, device: torch.device) -> None:
+        self._addresses = addresses
         is_long = sum(map(len, by_place.values())) > _FEW_ROWS * len(by_place)
         self._tile_rows = _MANY_ROWS if is_long else _FEW_ROWS
         tiles = _tiles(by_place, self._tile_rows)
         self._num_tiles = len(tiles)
         self._tiles = torch.from_numpy(tiles).to(device)
-        ranks = triton.cdiv(table.max_rank, _RANKS_AT_ONCE) * _RANKS_AT_ONCE
+        ranks = triton.cdiv(addresses.max_rank, _RANKS_AT_ONCE) * _RANKS_AT_ONCE
         self._h = torch.empty(self._num_tiles * self._tile_rows, ranks, device=device)
 
     def add(self, site: str, x_NI: Tensor, y_NO: Tensor) -> None:
         """Add s·B(Ax) to ``y_NO`` in place, row by row's own adapter."""
-        found = self._table.sites.get(site)
+        found = self._addresses.sites.get(site)
         if found is None or not found.max_rank:
             return
         assert x_NI.stride(1) == 1
@@ -179,14 +179,14 @@ class _GroupedDelta:
             self._h, self._h.stride(0),
             found.adapters_C2, self._tiles,
             M=self._tile_rows, R=_RANKS_AT_ONCE, IN=_INPUTS_AT_ONCE,
-            ADDRESS_STEP=self._table.address_step, RANK_STEP=self._table.rank_step, PRECISION=precision,
+            ADDRESS_STEP=self._addresses.address_step, RANK_STEP=self._addresses.rank_step, PRECISION=precision,
         )  # fmt: skip
         _expand[self._num_tiles, len(found.columns_Q4)](
             self._h, self._h.stride(0),
             y_NO, y_NO.stride(0),
-            self._table.parts_PC3, self._table.parts_PC3.shape[1], found.columns_Q4, self._tiles,
+            self._addresses.parts_PC3, self._addresses.parts_PC3.shape[1], found.columns_Q4, self._tiles,
             M=self._tile_rows, R=_RANKS_AT_ONCE, OUT=_COLUMNS_AT_ONCE,
-            ADDRESS_STEP=self._table.address_step, RANK_STEP=self._table.rank_step, WIDTH_STEP=found.width_step,
+            ADDRESS_STEP=self._addresses.address_step, RANK_STEP=self._addresses.rank_step, WIDTH_STEP=found.width_step,
             PRECISION=precision,
         )  # fmt: skip
 

@@ -1,12 +1,15 @@
 """The table of addresses follows the adapters of the batch."""
 
+import gc
+import weakref
+
 import pytest
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from server.engine.native.layers.lora import LoraAdapter  # noqa: E402
-from server.engine.native.layers.lora_addresses import AddressTable  # noqa: E402
+from server.engine.native.layers.lora_addresses import Addresses, AddressTable  # noqa: E402
 from tests.fixtures.mixed_loras import draw_adapters  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -20,7 +23,7 @@ def adapters(*ranks: int) -> list[LoraAdapter]:
     return list(draw_adapters(ranks, dtype=torch.float32, device=CPU).values())
 
 
-def assert_holds(found: AddressTable, held: list[LoraAdapter]) -> None:
+def assert_holds(found: Addresses, held: list[LoraAdapter]) -> None:
     """Every address in the table, and no other."""
     assert set(found.place) == {id(adapter) for adapter in held}
     site = found.sites["qkv"]
@@ -37,45 +40,40 @@ def assert_holds(found: AddressTable, held: list[LoraAdapter]) -> None:
 
 
 def test_adapters_that_come_and_go_are_written_and_erased() -> None:
-    found, (first, second, third, fourth) = table(), adapters(4, 8, 3, 16)
-    for held in ([first], [first, second], [second, third], [fourth], [first, second, third, fourth]):
-        found.hold(held)
-        assert_holds(found, held)
+    made, (first, second, third, fourth) = table(), adapters(4, 8, 3, 16)
+    sets = ([first], [first, second], [second, third], [fourth], [first, second, third, fourth])
+    found = [made.hold(held) for held in sets]
+    for addresses, held in zip(found, sets, strict=True):
+        assert_holds(addresses, held)
 
 
 def test_more_adapters_than_places_make_the_table_grow() -> None:
-    found, many = table(), adapters(*range(1, 41))
-    found.hold(many[:5])
-    found.hold(many)
-    assert_holds(found, many)
-    found.hold(many[30:])
-    assert_holds(found, many[30:])
+    made, many = table(), adapters(*range(1, 41))
+    made.hold(many[:5])
+    assert_holds(made.hold(many), many)
+    assert_holds(made.hold(many[30:]), many[30:])
 
 
 def test_unseen_part_keeps_what_was_written() -> None:
-    found, (first, second) = table(), adapters(4, 8)
+    made, (first, second) = table(), adapters(4, 8)
     first_only = {"qkv": type(first["qkv"])(first["qkv"].a_IR[:, :4].contiguous(), first["qkv"].parts[:1])}
-    found.hold([first_only])
-    found.hold([first_only, second])
-    assert_holds(found, [first_only, second])
+    made.hold([first_only])
+    assert_holds(made.hold([first_only, second]), [first_only, second])
 
 
 def test_steps_divide_every_number() -> None:
-    found = table()
-    found.hold(adapters(8, 16))
-    assert found.rank_step == 8
-    found.hold(adapters(8, 3))
+    made = table()
+    assert made.hold(adapters(8, 16)).rank_step == 8
+    found = made.hold(adapters(8, 3))
     site = found.sites["qkv"]
     assert found.rank_step == 1
     assert site.max_rank == found.max_rank == 16
     assert site.width_step == 4, "the parts are 48, 100 and 200 wide"
-    found.hold(adapters(4, 16))
-    assert found.rank_step == 1, "the second part of the first adapter begins at rank 4 of 8"
+    assert made.hold(adapters(4, 16)).rank_step == 1, "the first adapter's second part begins at rank 4 of 8"
 
 
 def test_columns_cover_every_part_once() -> None:
-    found = table()
-    found.hold(adapters(8, 8))
+    found = table().hold(adapters(8, 8))
     covered = [
         column
         for _, start, width, first in found.sites["qkv"].columns_Q4.tolist()
@@ -84,8 +82,11 @@ def test_columns_cover_every_part_once() -> None:
     assert covered == list(range(348))
 
 
-def test_adapters_not_held_are_let_go() -> None:
-    found, (first, second) = table(), adapters(4, 8)
-    found.hold([first])
-    found.hold([second])
-    assert all(first is not held for held in found._held.values())
+def test_adapters_of_an_earlier_set_are_let_go() -> None:
+    made, (first, second) = table(), adapters(4, 8)
+    made.hold([first])
+    address = weakref.ref(first["qkv"].a_IR)
+    made.hold([second])
+    del first
+    gc.collect()
+    assert address() is None

@@ -129,6 +129,18 @@ def test_rows_of_a_wider_tensor_equal_rows_of_their_own(lora_of: "LoraOf") -> No
     assert torch.equal(wide_y[:, : y.shape[1]], y)
 
 
+def test_delta_made_before_another_stays_right(lora_of: "LoraOf") -> None:
+    first, second, third = draw_adapters([8, 3, 16], dtype=torch.float32, device=CPU).values()
+    x, y = draw_rows(4, dtype=torch.float32, device=CPU)
+    segments = [(0, 2, first), (2, 4, second)]
+    earlier = lora_of(torch.float32).delta(segments)
+    lora_of(torch.float32).delta([(0, 4, third)])
+    found, wanted = y.clone(), y.clone()
+    earlier.add("qkv", x, found)
+    SegmentDelta(segments).add("qkv", x, wanted)
+    torch.testing.assert_close(found, wanted, **TOLERANCE[torch.float32])
+
+
 def test_site_nobody_changes_is_left_alone(lora_of: "LoraOf") -> None:
     (adapter,) = draw_adapters([8], dtype=torch.float32, device=CPU).values()
     x, y = draw_rows(2, dtype=torch.float32, device=CPU)
