@@ -95,7 +95,7 @@ def damaged(folder: Path, tmp_path: Path, name: str, value: float, digest: str) 
 
 
 def overflowing(engine: NativeEngine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedAdapter:
-    """An adapter that passed every check at load and still gives NaN, as an overflow in the middle would."""
+    """An adapter whose every number is finite and whose B(Ax) is not, beyond what the checks at load let pass."""
     given = resolved(folder, "all-linear-8")
     read = engine._tiers._read
 
@@ -104,7 +104,7 @@ def overflowing(engine: NativeEngine, folder: Path, monkeypatch: pytest.MonkeyPa
         payload = read(adapter)
         if adapter.digest == "spoilt":
             for site in payload.lora.values():
-                site.a_IR.fill_(float("nan"))
+                site.a_IR.fill_(1e38)
         return payload
 
     monkeypatch.setattr(engine._tiers, "_read", spoil)
@@ -140,6 +140,27 @@ async def test_row_whose_logits_are_not_finite_fails_alone_and_leaves_no_trace(
         assert failed[-1].finish_reason is FinishReason.ERROR
         assert "not finite" in failed[-1].error.message
         assert [tokens(base), tokens(adapted)] == alone
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_adapter_whose_product_overflows_fails_its_rows_alone_with_one_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    engine = make(folder, dtype=dtype)
+    await engine.start()
+    huge = overflowing(engine, folder, monkeypatch)
+    try:
+        crowd = [huge, None, resolved(folder, "qv-2"), huge, resolved(folder, "prompt-8")]
+        ends = await asyncio.gather(*(read(engine.submit(ask(f"{i}", each))) for i, each in enumerate(crowd)))
+        sound = [each for each in crowd if each is not huge]
+        alone = await asyncio.gather(*(read(engine.submit(ask(f"s{i}", each))) for i, each in enumerate(sound)))
+    finally:
+        await engine.stop()
+    for failed in (ends[0], ends[3]):
+        assert [output.finish_reason for output in failed] == [FinishReason.ERROR]
+        assert "not finite" in failed[0].error.message
+    assert [tokens(ends[i]) for i in (1, 2, 4)] == [tokens(each) for each in alone]
+    assert all(len(tokens(each)) == 6 for each in alone)
 
 
 async def test_check_adapter_not_finite_is_refused_beside_running_rows(
