@@ -1,8 +1,8 @@
 """PEFT's side of a trace: the strongest simple server around its mixed batch.
 
-Whenever it is free it takes all requests that have arrived, in order, up to a batch; pads them; generates once, each row
-with its own adapter, to the longest answer of the batch; and answers each row with the tokens it asked for when the
-batch ends.
+Whenever it is free it takes all requests that have arrived, in order, up to a batch; pads them; generates once, each
+row with its own adapter, to the longest answer of the batch; and answers each row with the tokens it asked for when
+the batch ends.
 """
 
 import time

@@ -82,9 +82,7 @@ def zipf(count: int, exponent: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _draw(
-    shape: TraceShape, arrival_s: float, popularity: np.ndarray, generator: np.random.Generator
-) -> TraceRequest:
+def _draw(shape: TraceShape, arrival_s: float, popularity: np.ndarray, generator: np.random.Generator) -> TraceRequest:
     adapter = int(generator.choice(shape.num_adapters, p=popularity))
     num_prompt_tokens = int(generator.integers(*shape.prompt_tokens, endpoint=True))
     num_new_tokens = int(generator.integers(*shape.new_tokens, endpoint=True))
