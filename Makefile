@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt server/engine/native/kernels/cpu.cpp
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard server/engine/native/kernels/*.cpp server/engine/native/kernels/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,quantization,training,dev]'
 	touch $@

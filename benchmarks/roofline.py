@@ -48,7 +48,7 @@ def step_bytes(batch: ClosedBatch) -> StepBytes:
     """Count what one decode step of a batch reads."""
     dtype = getattr(torch, batch.dtype)
     config = read_config(batch.base)
-    cached = cache_dtype(torch.empty(0, dtype=dtype))
+    cached = cache_dtype(torch.empty(0, dtype=dtype), config.d_kv)
     position_bytes = 2 * config.num_decoder_layers * config.num_heads * config.d_kv * cached.itemsize
     num_lora = sum(_decoder_numbers(lora.path / "adapter_model.safetensors") for lora in batch.rows_by_lora)
     return StepBytes(

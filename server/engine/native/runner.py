@@ -14,9 +14,9 @@ from torch import Tensor
 
 from server.engine.native.adapter_payload import AdapterPayload, Payloads, weight_adapter, weight_digest
 from server.engine.native.batch import NOT_FINITE, Batch, Row, StepOutput
+from server.engine.native.decoder_attention import DecoderStep
 from server.engine.native.families.seq2seq import Seq2SeqModel
 from server.engine.native.layers.attention import runs_of
-from server.engine.native.layers.decoder_attention import DecoderStep
 from server.engine.native.layers.lora_choice import grouped_lora
 from server.engine.native.layers.prefix import Prefix
 from server.engine.native.layers.soft_prompt import embed_rows

@@ -10,7 +10,7 @@ Source:
     arXiv:1910.10683 (T5), arXiv:2002.05202 (gated GELU); numerics as transformers 5.19 ``modeling_t5``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from server.core.errors import FailedPreconditionError
+from server.engine.native.decoder_attention import DecoderStep, StepAttention, prepare
 from server.engine.native.families.seq2seq_weights import Seq2SeqConfig, read_config, read_tensors
 from server.engine.native.kernels import cpu
 from server.engine.native.kv_cache import KVCache
-from server.engine.native.layers.attention import Run, packed_self_attention
-from server.engine.native.layers.decoder_attention import DecoderStep, StepAttention, prepare
+from server.engine.native.layers.attention import PackedAttention, Run
 from server.engine.native.layers.linear import Linear, MakeLinear, PackedLinear
 from server.engine.native.layers.lora import Target
 from server.engine.native.layers.relative_position import DecoderBias, EncoderBias
@@ -122,17 +122,13 @@ class _EncoderLayer:
     def __init__(self, weights: _Weights, index: int, config: Seq2SeqConfig) -> None:
         site, path = f"encoder.{index}", f"encoder.block.{index}.layer"
         own = f"{path}.0.SelfAttention"
-        self._num_heads = config.num_heads
         self._norm = _Norm(weights, f"{path}.0.layer_norm", config.norm_eps)
         self._qkv = _Site(weights, f"{site}.qkv", [f"{own}.q", f"{own}.k", f"{own}.v"])
         self._o = _Site(weights, f"{site}.o", [f"{own}.o"])
         self._feed_forward = _FeedForward(weights, site, f"{path}.1", config)
 
-    def __call__(
-        self, x_TD: Tensor, runs: Sequence[Run], biases: Sequence[Tensor], delta: AdapterDelta | None
-    ) -> Tensor:
-        qkv_T = self._qkv(self._norm(x_TD, delta), delta)
-        y_T = packed_self_attention(qkv_T, runs, biases, self._num_heads)
+    def __call__(self, x_TD: Tensor, attend: Callable[[Tensor], Tensor], delta: AdapterDelta | None) -> Tensor:
+        y_T = attend(self._qkv(self._norm(x_TD, delta), delta))
         return self._feed_forward(self._o(y_T, delta, residual=x_TD), delta)
 
 
@@ -162,15 +158,13 @@ class EncoderPass:
 
     Attributes:
         x_TD: Output of the last stage that was run; at first the embeddings.
-        runs: Which rows lie where.
-        biases: Position bias of each run.
+        attend: Self-attention within the rows.
         delta: Adapters, or None when every row is the base.
         next_stage: How many stages were run.
     """
 
     x_TD: Tensor
-    runs: Sequence[Run]
-    biases: Sequence[Tensor]
+    attend: Callable[[Tensor], Tensor]
     delta: AdapterDelta | None
     next_stage: int = 0
 
@@ -209,9 +203,10 @@ class Seq2SeqModel:
         self.config = config
         self.embedding_VD = weights.take("shared.weight")
         bias = "layer.0.SelfAttention.relative_attention_bias.weight"
-        self._encoder_bias = EncoderBias(
+        encoder_bias = EncoderBias(
             weights.take(f"encoder.block.0.{bias}"), max_len=max_encoder_len, max_distance=config.max_distance
         )
+        self._encoder_attention = PackedAttention(encoder_bias, num_heads=config.num_heads, head_width=config.d_kv)
         self._decoder_bias = DecoderBias(
             weights.take(f"decoder.block.0.{bias}"), max_len=max_decoder_len, max_distance=config.max_distance
         )
@@ -281,13 +276,13 @@ class Seq2SeqModel:
 
     def begin_encoding(self, x_TD: Tensor, runs: Sequence[Run], delta: AdapterDelta | None) -> EncoderPass:
         """Return a pass, not yet begun, that :meth:`advance` takes through what :meth:`encode` does at once."""
-        return EncoderPass(x_TD, runs, [self._encoder_bias(run.num_tokens) for run in runs], delta)
+        return EncoderPass(x_TD, self._encoder_attention.prepare(runs), delta)
 
     def advance(self, encoding: EncoderPass, num_stages: int) -> Tensor | None:
         """Run the next stages of a pass; return what :meth:`encode` does once all are run, else None."""
         stop = encoding.next_stage + num_stages
         for layer in self._encoder[encoding.next_stage : stop]:
-            encoding.x_TD = layer(encoding.x_TD, encoding.runs, encoding.biases, encoding.delta)
+            encoding.x_TD = layer(encoding.x_TD, encoding.attend, encoding.delta)
         encoding.next_stage = stop
         if stop < self.num_encoder_stages:
             return None

@@ -10,53 +10,15 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include <immintrin.h>
-
-#include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
-#include <vector>
+
+#include "bf16.h"
+#include "lanes.h"
 
 namespace {
 
-constexpr int64_t LANES = 16;
-struct bf16 {
-    uint16_t bits;
-};
-
-inline __m512 load(const float *from) { return _mm512_loadu_ps(from); }
-inline __m512 load(const bf16 *from) {
-    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
-inline void store(float *to, __m512 value) { _mm512_storeu_ps(to, value); }
-// Rounds to nearest even; a NaN keeps its upper bits, among them the one that makes it quiet.
-inline void store(bf16 *to, __m512 value) {
-    const __m512i bits = _mm512_castps_si512(value);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
-    const __m512i chosen = _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, is_nan, quiet), 16);
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtepi32_epi16(chosen));
-}
-
-// e^x to float32's precision: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; NaN stays NaN.
-inline __m512 exp512(__m512 x) {
-    const __m512 low = _mm512_set1_ps(-104.0f), high = _mm512_set1_ps(88.8f);
-    // The operand order matters: min and max return the second operand when one is NaN.
-    x = _mm512_min_ps(high, _mm512_max_ps(low, x));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)),
-                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.0f / 5040);
-    for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
-        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(coefficient));
-    return _mm512_scalef_ps(p, n);
-}
+using namespace medley;
 
 template <typename T>
 float dot(const T *a, const T *b, int64_t size) {
@@ -151,14 +113,6 @@ void attend(const T *q_K, const T *k_LK, const T *v_LK, const float *bias_L, int
         store(y_K + part * LANES, _mm512_mul_ps(_mm512_add_ps(even[part], odd[part]), share));
 }
 
-float *scratch(int64_t size) {
-    thread_local std::vector<float> kept;
-    if (static_cast<int64_t>(kept.size()) < size) kept.resize(size);
-    return kept.data();
-}
-
-int64_t whole_lanes(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
-
 struct CacheShape {
     int64_t num_rows, num_heads, row_stride, head_stride;
 };
@@ -177,7 +131,7 @@ void self_attention(const T *qkv_B3HK, T *keys, T *values, const float *bias_HA,
             std::memcpy(values + place + position * K, q_K + 2 * shape.num_heads * K, sizeof(T) * K);
             // The bias lies by age, oldest first: the last num_positions of it are ages position .. 0.
             const float *bias_L = bias_HA + (head + 1) * bias_stride - num_positions;
-            attend<T, K>(q_K, keys + place, values + place, bias_L, num_positions, scratch(whole_lanes(num_positions)),
+            attend<T, K>(q_K, keys + place, values + place, bias_L, num_positions, scratch<float>(whole_lanes(num_positions)),
                          y_BHK + (row * shape.num_heads + head) * K);
         }
 }
@@ -192,7 +146,7 @@ void cross_attention(const T *q_BHK, const T *keys, const T *values, const int64
             const int64_t place = row * shape.row_stride + head * shape.head_stride;
             const int64_t own = (row * shape.num_heads + head) * K;
             attend<T, K>(q_BHK + own, keys + place, values + place, nullptr, length_B[row],
-                         scratch(whole_lanes(length_B[row])), y_BHK + own);
+                         scratch<float>(whole_lanes(length_B[row])), y_BHK + own);
         }
 }
 
@@ -253,7 +207,7 @@ void expand(const float *h_R, const LoraPart &part, T *y_O) {
 
 template <typename T>
 void add_site(const LoraSite &site, const T *x_I, int64_t in_width, T *y_O) {
-    float *wide_x_I = scratch(in_width + whole_lanes(site.num_ranks)), *h_R = wide_x_I + in_width;
+    float *wide_x_I = scratch<float>(in_width + whole_lanes(site.num_ranks)), *h_R = wide_x_I + in_width;
     for (int64_t at = 0; at < in_width; at += LANES) store(wide_x_I + at, load(x_I + at));
     for (int64_t first = 0; first < site.num_ranks; first += 4 * LANES) {
         const T *a_IR = reinterpret_cast<const T *>(site.a_IR) + first;
@@ -412,6 +366,36 @@ PyObject *py_argmax(PyObject *, PyObject *const *args, Py_ssize_t) {
     });
 }
 
+PyObject *py_linear_bf16(PyObject *, PyObject *const *args, Py_ssize_t) {
+    const auto *x = address<bf16>(args[0]), *weight = address<bf16>(args[1]), *residual = address<bf16>(args[2]);
+    auto *y = address<bf16>(args[3]);
+    const int64_t num_rows = integer(args[4]), num_inputs = integer(args[5]), num_outputs = integer(args[6]);
+    if (PyErr_Occurred()) return nullptr;
+    Py_BEGIN_ALLOW_THREADS
+    linear_bf16(x, weight, residual, y, num_rows, num_inputs, num_outputs);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+PyObject *py_encoder_attention_bf16(PyObject *, PyObject *const *args, Py_ssize_t) {
+    const auto *qkv = address<bf16>(args[0]);
+    const auto *first = address<int64_t>(args[1]);
+    const int64_t num_rows = integer(args[2]);
+    const auto *bias = address<float>(args[3]);
+    const int64_t bias_stride = integer(args[4]), bias_zero = integer(args[5]);
+    auto *y = address<bf16>(args[6]);
+    const int64_t num_heads = integer(args[7]), head_width = integer(args[8]);
+    if (PyErr_Occurred()) return nullptr;
+    Py_BEGIN_ALLOW_THREADS
+    encoder_attention_bf16(qkv, first, num_rows, bias, bias_stride, bias_zero, y, num_heads, head_width);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+PyObject *py_has_bf16_products(PyObject *, PyObject *const *, Py_ssize_t) {
+    return PyBool_FromLong(has_bf16_products());
+}
+
 template <PyObject *(*FUNCTION)(PyObject *, PyObject *const *, Py_ssize_t), Py_ssize_t NUM_ARGS>
 PyObject *checked(PyObject *module, PyObject *const *args, Py_ssize_t num_args) {
     if (num_args != NUM_ARGS) return PyErr_Format(PyExc_TypeError, "%zd arguments expected", NUM_ARGS);
@@ -422,8 +406,15 @@ PyObject *checked(PyObject *module, PyObject *const *args, Py_ssize_t num_args) 
     {#name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(checked<py_##name, num_args>)), METH_FASTCALL, nullptr}
 
 PyMethodDef methods[] = {
-    METHOD(rms_norm, 7),         METHOD(gated_gelu, 5), METHOD(self_attention, 13),
-    METHOD(cross_attention, 11), METHOD(add_lora, 7),   METHOD(argmax, 5),
+    METHOD(rms_norm, 7),
+    METHOD(gated_gelu, 5),
+    METHOD(self_attention, 13),
+    METHOD(cross_attention, 11),
+    METHOD(add_lora, 7),
+    METHOD(argmax, 5),
+    METHOD(linear_bf16, 7),
+    METHOD(encoder_attention_bf16, 9),
+    METHOD(has_bf16_products, 0),
     {nullptr, nullptr, 0, nullptr},
 };
 

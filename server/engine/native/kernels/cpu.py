@@ -34,6 +34,50 @@ def can_run(weight: Tensor, *, widths: Iterable[int] = (), head_width: int = 64)
     )
 
 
+def can_multiply_bf16(weight: Tensor) -> bool:
+    """Whether the products of bfloat16 pairs serve a linear layer of this weight, (out, in)."""
+    return weight.dtype == torch.bfloat16 and can_run(weight, widths=weight.shape) and _cpu.has_bf16_products()
+
+
+def pack_bf16(weight_OI: Tensor) -> Tensor:
+    """Return a weight as :func:`linear_bf16` reads it: blocks of 16 outputs, pairs of inputs side by side."""
+    num_outputs, num_inputs = weight_OI.shape
+    return weight_OI.view(num_outputs // _LANES, _LANES, num_inputs // 2, 2).permute(0, 2, 1, 3).contiguous()
+
+
+def linear_bf16(x_NI: Tensor, packed: Tensor, residual_NO: Tensor | None) -> Tensor:
+    """Return x Wᵀ, plus the residual where given; sums in float32, rounded once."""
+    y_NO = x_NI.new_empty(x_NI.shape[0], packed.shape[0] * _LANES)
+    residual = 0 if residual_NO is None else residual_NO.data_ptr()
+    _cpu.linear_bf16(x_NI.data_ptr(), packed.data_ptr(), residual, y_NO.data_ptr(), *x_NI.shape, y_NO.shape[1])
+    return y_NO
+
+
+def encoder_attention_bf16(qkv_T3HK: Tensor, first_B: Tensor, bias_HN: Tensor, num_heads: int) -> Tensor:
+    """Attend within each row of a packed input; return (T, H·K).
+
+    Args:
+        qkv_T3HK: Queries, keys and values side by side, (T, 3·H·K).
+        first_B: First token of each row, and the number of all tokens at the end, int64.
+        bias_HN: Float32 bias by distance of key from query, distance 0 in the middle.
+        num_heads: H.
+    """
+    num_tokens, width = qkv_T3HK.shape[0], qkv_T3HK.shape[1] // 3
+    y_THK = qkv_T3HK.new_empty(num_tokens, width)
+    _cpu.encoder_attention_bf16(
+        qkv_T3HK.data_ptr(),
+        first_B.data_ptr(),
+        len(first_B) - 1,
+        bias_HN.data_ptr(),
+        bias_HN.shape[1],
+        bias_HN.shape[1] // 2,
+        y_THK.data_ptr(),
+        num_heads,
+        width // num_heads,
+    )
+    return y_THK
+
+
 def rms_norm(x_ND: Tensor, gamma_D: Tensor, eps: float) -> Tensor:
     """Return x / √(mean(x²) + eps) · gamma."""
     y_ND = torch.empty_like(x_ND)

@@ -4,11 +4,15 @@ Legend: T packed tokens of all rows, L tokens of one row, B rows, H heads, K hea
 The encoder's share; the decoder's is in ``decoder_attention.py``. Step thread only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from server.engine.native.kernels import cpu
+from server.engine.native.layers.relative_position import EncoderBias
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +46,32 @@ def runs_of(lengths: Sequence[int]) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-def packed_self_attention(qkv_T: Tensor, runs: Sequence[Run], biases: Sequence[Tensor], num_heads: int) -> Tensor:
-    """Attend within each row of a packed input; return (T, H·K).
+class PackedAttention:
+    """Self-attention within each row of a packed input: nothing is padded, nothing of a row, NaN included, leaves it.
 
-    Works run by run, so nothing is ever padded and no row's numbers, NaN included, reach another row.
+    Compiled kernels take the whole input at once where they run; torch goes run by run.
 
     Args:
-        qkv_T: Queries, keys and values side by side, (T, 3·H·K).
-        runs: Which rows lie where.
-        biases: Position bias of each run, (1, H, L, L).
+        bias: The encoder's relative position bias.
         num_heads: H.
+        head_width: K.
     """
+
+    def __init__(self, bias: EncoderBias, *, num_heads: int, head_width: int) -> None:
+        self._bias, self._num_heads = bias, num_heads
+        self._has_kernel = cpu.can_multiply_bf16(bias.weight_NH.new_empty(head_width, head_width))
+
+    def prepare(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
+        """Return what attends within these rows, (T, 3·H·K) to (T, H·K), made once for all layers."""
+        if self._has_kernel:
+            starts = [run.start + row * run.num_tokens for run in runs for row in range(run.num_rows)]
+            first_B = torch.tensor([*starts, runs[-1].stop])
+            return lambda qkv_T: cpu.encoder_attention_bf16(qkv_T, first_B, self._bias.by_distance_HN, self._num_heads)
+        biases = [self._bias(run.num_tokens) for run in runs]
+        return lambda qkv_T: _attend_run_by_run(qkv_T, runs, biases, self._num_heads)
+
+
+def _attend_run_by_run(qkv_T: Tensor, runs: Sequence[Run], biases: Sequence[Tensor], num_heads: int) -> Tensor:
     out_T = qkv_T.new_empty(qkv_T.shape[0], qkv_T.shape[1] // 3)
     for run, bias_1HLL in zip(runs, biases, strict=True):
         shape = (run.num_rows, run.num_tokens, 3, num_heads, -1)

@@ -34,19 +34,24 @@ class EncoderBias:
         weight_NH: The learned numbers; N buckets.
         max_len: Most positions.
         max_distance: Distance from which on all share a bucket.
+
+    Attributes:
+        weight_NH: As given.
+        by_distance_HN: Float32 bias by distance of key from query, distance 0 in the middle.
     """
 
     def __init__(self, weight_NH: Tensor, *, max_len: int, max_distance: int) -> None:
         distance = torch.arange(1 - max_len, max_len, device=weight_NH.device)
         bucket = _bucket(distance, bidirectional=True, num_buckets=len(weight_NH), max_distance=max_distance)
-        self._by_distance_HN = weight_NH[bucket].T.contiguous()
+        self.weight_NH = weight_NH
+        self.by_distance_HN = weight_NH[bucket].T.float().contiguous()
         self._max_len = max_len
 
     def __call__(self, num_tokens: int) -> Tensor:
         """Return the bias for an input of ``num_tokens``: (1, H, L, L)."""
-        position = torch.arange(num_tokens, device=self._by_distance_HN.device)
+        position = torch.arange(num_tokens, device=self.by_distance_HN.device)
         distance_LL = position[None, :] - position[:, None] + (self._max_len - 1)
-        return self._by_distance_HN[:, distance_LL].unsqueeze(0)
+        return self.by_distance_HN[:, distance_LL].unsqueeze(0).to(self.weight_NH.dtype)
 
 
 class DecoderBias:

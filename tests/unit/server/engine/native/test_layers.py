@@ -11,7 +11,7 @@ from transformers.models.t5.modeling_t5 import T5Attention  # noqa: E402
 from adapters.adapter_weights import LoraModule  # noqa: E402
 from adapters.errors import InvalidAdapterError  # noqa: E402
 from server.engine.native.kv_cache import KVCache  # noqa: E402
-from server.engine.native.layers.attention import Run, packed_self_attention, runs_of  # noqa: E402
+from server.engine.native.layers.attention import PackedAttention, Run, runs_of  # noqa: E402
 from server.engine.native.layers.linear import PackedLinear  # noqa: E402
 from server.engine.native.layers.lora import (  # noqa: E402
     LoraAdapter,
@@ -25,6 +25,8 @@ from server.engine.native.layers.relative_position import DecoderBias, EncoderBi
 from server.engine.native.layers.soft_prompt import embed_rows  # noqa: E402
 
 CPU = torch.device("cpu")
+# Of float32 against itself in another order, and of bfloat16's 8 bits on numbers of about 1.
+TOLERANCE = {torch.float32: {"atol": 1e-5, "rtol": 1e-5}, torch.bfloat16: {"atol": 0.03, "rtol": 0.02}}
 TARGETS = {"q": Target("qkv", 0, 6), "k": Target("qkv", 6, 12), "v": Target("qkv", 12, 18)}
 
 
@@ -43,7 +45,7 @@ def lora(seed: int, scaling: float = 0.5, **ranks: int) -> tuple[LoraAdapter, to
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("num_rows", [1, 7, 300])
+@pytest.mark.parametrize("num_rows", [1, 3, 7, 17, 300])
 def test_packed_linear_equals_plain_product(dtype: torch.dtype, num_rows: int) -> None:
     weight, x, residual = (
         draw(96, 64).to(dtype),
@@ -118,17 +120,34 @@ def test_runs_of_equal_neighbours_are_joined() -> None:
     assert runs_of([3, 3, 5, 3]) == (Run(0, 2, 3), Run(6, 1, 5), Run(11, 1, 3))
 
 
-def test_packed_attention_row_with_nan_stays_alone() -> None:
-    lengths = [4, 4, 2]
-    runs = runs_of(lengths)
-    biases = [draw(1, 2, run.num_tokens, run.num_tokens) for run in runs]
-    qkv = draw(10, 3 * 2 * 8)
-    clean = packed_self_attention(qkv, runs, biases, 2)
+def packed_attention(dtype: torch.dtype) -> PackedAttention:
+    bias = EncoderBias(draw(32, 2).to(dtype), max_len=64, max_distance=128)
+    return PackedAttention(bias, num_heads=2, head_width=16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_attention_row_with_nan_stays_alone(dtype: torch.dtype) -> None:
+    attend = packed_attention(dtype).prepare(runs_of([4, 4, 2]))
+    qkv = draw(10, 3 * 2 * 16).to(dtype)
+    clean = attend(qkv)
     qkv[4:8] = float("nan")
-    found = packed_self_attention(qkv, runs, biases, 2)
+    found = attend(qkv)
     assert torch.allclose(found[:4], clean[:4], atol=1e-6)
     assert torch.allclose(found[8:], clean[8:], atol=1e-6)
     assert found[4:8].isnan().all()
+
+
+# One row is longer than a tile of queries and not a whole number of them, one ends a run, one is a single token.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_attention_equals_each_row_alone_in_float32(dtype: torch.dtype) -> None:
+    lengths = [29, 7, 7, 1, 64]
+    attention, qkv = packed_attention(dtype), draw(sum(lengths), 3 * 2 * 16).to(dtype)
+    bias = EncoderBias(draw(32, 2).to(dtype).float(), max_len=64, max_distance=128)
+    found = attention.prepare(runs_of(lengths))(qkv)
+    for row, mine in zip(qkv.float().split(lengths), found.split(lengths), strict=True):
+        q, k, v = row.view(len(row), 3, 2, 16).permute(1, 2, 0, 3)
+        wanted = torch.softmax(q @ k.mT + bias(len(row)), dim=-1) @ v
+        torch.testing.assert_close(mine.float(), wanted[0].transpose(0, 1).flatten(1), **TOLERANCE[dtype])
 
 
 def test_embed_rows_prompt_touches_its_text() -> None:
