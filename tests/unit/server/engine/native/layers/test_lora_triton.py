@@ -1,10 +1,8 @@
 """The Triton kernels, run by Triton's interpreter on the CPU, against the torch layers they stand in for.
 
-The module is loaded a second time, under a name of its own, with the interpreter on: the one that engines import stays
-as it is. The same comparisons run compiled in tests/gpu.
+The same comparisons run compiled in tests/gpu.
 """
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +16,7 @@ pytest.importorskip("triton", reason="Triton offers no build for this platform")
 
 from server.engine.native.layers.lora import LoraStack, SegmentDelta, StackedDelta  # noqa: E402
 from server.engine.native.layers.weight_adapter import AdapterStack, WeightAdapter, segment_delta  # noqa: E402
+from tests.fixtures.interpreted_triton import interpreted_lora_triton  # noqa: E402
 from tests.fixtures.mixed_loras import draw_adapters, draw_rows, row_digests  # noqa: E402
 
 if TYPE_CHECKING:
@@ -33,12 +32,7 @@ TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol
 @pytest.fixture(scope="module")
 def lora_of() -> "LoraOf":
     """One per dtype, so that each test also meets the table another one left."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        original = importlib.util.find_spec("server.engine.native.layers.lora_triton")
-        spec = importlib.util.spec_from_file_location("interpreted_lora_triton", original.origin)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    module = interpreted_lora_triton()
     made = {dtype: module.GroupedLora(device=CPU, dtype=dtype) for dtype in TOLERANCE}
     return made.__getitem__
 
