@@ -69,7 +69,8 @@ class Int8Linear:
 
     def __call__(self, x_NI: Tensor, residual_NO: Tensor | None = None) -> Tensor:
         """Return x Wᵀ, plus ``residual_NO`` where given."""
-        quantized_NI, scale_N, outliers = self._quantize(x_NI.to(torch.float16, copy=True), threshold=_OUTLIER)
+        x_half_NI = x_NI.to(torch.float16, memory_format=torch.contiguous_format)
+        quantized_NI, scale_N, outliers = self._quantize(x_half_NI, threshold=_OUTLIER)
         # The library's own function logs a warning at every call whose input is not in half precision.
         y_NO, _ = torch.ops.bitsandbytes.int8_mixed_scaled_mm(
             x_NI, quantized_NI, self._weight_OI, scale_N, self._scale_O, outliers
