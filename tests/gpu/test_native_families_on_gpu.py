@@ -17,8 +17,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-from tests.integration.test_native_families import GATED, House, compare  # noqa: E402
+from tests.integration.test_native_families import GATED, compare, write_house  # noqa: E402
 
 
 def test_mixed_families_on_cuda_equal_each_request_alone(tmp_path: Path) -> None:
-    asyncio.run(compare(House(tmp_path, GATED, is_tied=False), "cuda"))
+    asyncio.run(compare(write_house(tmp_path, GATED, is_tied=False), "cuda"))
