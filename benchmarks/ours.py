@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from benchmarks.closed_batch import Tokens
 from server.core.sampling import SamplingParams
-from server.engine.base import EngineInfo, EngineRequest, ResolvedAdapter
+from server.engine.base import EngineInfo, EngineRequest, EngineStats, ResolvedAdapter
 from server.engine.native.engine import NativeEngine, NativeEngineConfig
 
 Result = TypeVar("Result")
@@ -161,6 +161,10 @@ class OurEngine:
     def run(self, drive: Callable[[NativeEngine], Coroutine[None, None, Result]]) -> Result:
         """Run a coroutine that drives the engine to its end."""
         return self._loop.run(drive(self._engine))
+
+    def stats(self) -> EngineStats:
+        """Return the engine's own counts."""
+        return self._engine.stats()
 
 
 class OurSide:
