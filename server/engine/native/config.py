@@ -25,8 +25,8 @@ class NativeEngineConfig:
         max_new_tokens: Most generated tokens of a request.
         max_loras: Weight adapters resident at once.
         max_lora_rank: Largest LoRA rank accepted.
-        max_soft_prompts: Soft prompts resident at once.
-        max_virtual_tokens: Longest soft prompt accepted.
+        max_soft_prompts: Soft prompts and prefixes resident at once.
+        max_virtual_tokens: Longest soft prompt or prefix accepted; every row has room for so long a prefix.
         max_host_adapter_bytes: Most bytes of adapters kept ready in host memory; 0 reads files at every load.
         num_threads: CPU threads of a forward pass; 0 leaves torch's own choice.
 
