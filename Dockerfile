@@ -11,6 +11,8 @@ COPY training training
 RUN python -m venv /opt/medley
 
 FROM source AS build-cpu
+# The compiler makes the engine's CPU kernels; the running image needs none.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++=4:12.2.0-3 && rm -rf /var/lib/apt/lists/*
 RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt \
     --extra-index-url https://download.pytorch.org/whl/cpu .
 

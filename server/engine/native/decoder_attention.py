@@ -28,7 +28,8 @@ class DecoderStep:
         num_positions: One past the largest position.
         length_B: Encoder positions of each row.
         num_encoder: The largest of them.
-        cross_mask_NL1: :meth:`KVCache.cross_mask` of these rows.
+        cross_mask_NL1: :meth:`KVCache.cross_mask` of these rows; None where no mask is needed: rows of equal length, or
+            kernels, which know each row's length.
     """
 
     token_B: Tensor

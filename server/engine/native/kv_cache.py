@@ -103,14 +103,9 @@ class KVCache:
         """Return the cross keys and values of a layer, row by slot, (S, H, L, K) each."""
         return self._cross[0, layer], self._cross[1, layer]
 
-    def cross_mask(self, length_B: Tensor, num_positions: int) -> Tensor | None:
-        """Return 0 for each row's own encoder positions and minus infinity beyond, (N, L, 1).
-
-        None where no mask is needed: rows of equal length, or kernels, which know each row's length.
-        """
+    def cross_mask(self, length_B: Tensor, num_positions: int) -> Tensor:
+        """Return 0 for each row's own encoder positions and minus infinity beyond, (N, L, 1)."""
         beyond_BL = torch.arange(num_positions, device=length_B.device) >= length_B.unsqueeze(1)
-        if self.has_kernels or not beyond_BL.any():
-            return None
         mask_BL = torch.zeros(beyond_BL.shape, device=length_B.device, dtype=self.dtype)
         mask_BL.masked_fill_(beyond_BL, float("-inf"))
         return mask_BL.repeat_interleave(self.num_heads, dim=0).unsqueeze(2)

@@ -85,7 +85,7 @@ class Runner:
         for share in batch.shares:
             self._prefill.encode(share)
         if batch.num_new:
-            joined = [row.index for row in batch.new_rows]
+            joined = slice(len(batch.rows) - batch.num_new, len(batch.rows))
             self._history[joined] = self._model.config.decoder_start_token_id
             self._position[joined] = 0
         composition = self._compose(batch)
@@ -153,12 +153,17 @@ class Runner:
                 row_B=torch.arange(len(batch.rows), device=self._device),
                 length_B=length_B,
                 num_encoder=max(lengths),
-                cross_mask_NL1=self._cache.cross_mask(length_B, max(lengths)),
+                cross_mask_NL1=self._cross_mask(lengths, length_B),
                 delta=self._row_deltas(batch.rows),
                 prefix_B=torch.tensor(prefixes, device=self._device) if any(prefixes) else None,
                 sampling=plan_sampling(batch.rows, self._device),
             )
         return self._composition
+
+    def _cross_mask(self, lengths: Sequence[int], length_B: Tensor) -> Tensor | None:
+        if self._cache.has_kernels or min(lengths) == max(lengths):
+            return None
+        return self._cache.cross_mask(length_B, max(lengths))
 
     def _row_deltas(self, rows: Sequence[Row]) -> AdapterDelta | None:
         """Return the deltas of one token per row, in the batch's order."""

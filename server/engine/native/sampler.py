@@ -34,6 +34,7 @@ class SamplingPlan:
         penalty_B1: Repetition penalties, or None when all are 1.
         ngram_rows: N-gram size → rows that must not repeat one.
         sampled: Indices of the rows that sample.
+        sampled_S: The same on the device.
         temperature_S1: Their temperatures.
         top_k_S: Their top-k, or None when none has one.
         max_top_k: The largest.
@@ -44,7 +45,8 @@ class SamplingPlan:
     is_greedy: bool
     penalty_B1: Tensor | None
     ngram_rows: dict[int, list[int]]
-    sampled: Tensor
+    sampled: tuple[int, ...]
+    sampled_S: Tensor
     temperature_S1: Tensor
     top_k_S: Tensor | None
     max_top_k: int
@@ -69,7 +71,8 @@ def plan_sampling(rows: Sequence[Row], device: torch.device) -> SamplingPlan:
         is_greedy=not (chosen or has_penalty or ngram_rows or logprobs),
         penalty_B1=torch.tensor(penalties, device=device).unsqueeze(1) if has_penalty else None,
         ngram_rows=ngram_rows,
-        sampled=torch.tensor([index for index, _ in chosen], dtype=torch.long, device=device),
+        sampled=tuple(index for index, _ in chosen),
+        sampled_S=torch.tensor([index for index, _ in chosen], dtype=torch.long, device=device),
         temperature_S1=torch.tensor([param.temperature for _, param in chosen], device=device).unsqueeze(1),
         top_k_S=torch.tensor(top_k, device=device) if any(top_k) else None,
         max_top_k=max(top_k, default=0),
@@ -101,8 +104,8 @@ def sample(
         score_BV = logits_BV.clone()
         _process(score_BV, plan, history_BT, length_B)
         token_B = score_BV.argmax(dim=-1)
-        if len(plan.sampled):
-            token_B[plan.sampled] = _draw(score_BV[plan.sampled], rows, plan)
+        if plan.sampled:
+            token_B[plan.sampled_S] = _draw(score_BV[plan.sampled_S], rows, plan)
     # Both NaN and infinity win an argmax, so looking at the best logit alone shows them.
     is_finite_B = logits_BV.gather(1, best_B.unsqueeze(1)).squeeze(1).isfinite()
     token_B = torch.where(is_finite_B, token_B, NOT_FINITE)
@@ -126,7 +129,7 @@ def _draw(score_SV: Tensor, rows: Sequence[Row], plan: SamplingPlan) -> Tensor:
         keep_top_p(score_SV, plan.top_p_S)
     # Inverse of the distribution function, in float64: a token of probability zero is never hit.
     mass_SV = score_SV.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    drawn = [uniform(rows[index].seed, len(rows[index].token_ids)) for index in plan.sampled.tolist()]
+    drawn = [uniform(rows[index].seed, len(rows[index].token_ids)) for index in plan.sampled]
     level_S1 = torch.tensor(drawn, dtype=torch.float64, device=score_SV.device).unsqueeze(1) * mass_SV[:, -1:]
     return torch.searchsorted(mass_SV, level_S1, right=True).squeeze(1).clamp_(max=score_SV.shape[1] - 1)
 

@@ -69,18 +69,12 @@ def attention(weight: Tensor, *, has_kernels: bool) -> tuple[Tensor, Tensor]:
             cached[slot, :, : position_B[slot]] = draw(3, int(position_B[slot]), 32, seed=slot, dtype=weight.dtype)
     for turn in range(2):
         token = torch.zeros(3, dtype=torch.long)
-        mask = None if has_kernels else _mask(cache, length_B)
+        mask = None if has_kernels else cache.cross_mask(length_B, 33)
         step = DecoderStep(token, position_B + turn, 20 + turn, length_B, 33, mask)
         made = prepare(cache, bias, step)
         own = made.own(1, draw(3, 9 * 32, seed=7 + turn, dtype=weight.dtype))
         cross = made.cross(1, draw(3, 3 * 32, seed=9 + turn, dtype=weight.dtype))
     return own.float(), cross.float()
-
-
-def _mask(cache: KVCache, length_B: Tensor) -> Tensor:
-    mask = cache.cross_mask(length_B, 33)
-    assert mask is not None
-    return mask
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
