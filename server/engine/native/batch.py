@@ -20,6 +20,7 @@ class Row:
         request: What was asked.
         arrival_s: Monotonic time of submission.
         seed: Seed of this row's random numbers; the request's own or drawn at submission.
+        adapters: The adapters it needs, none to two.
         index: Place in the batch and in every per-row buffer; -1 until its encoder pass ends. Changes when the batch
             closes a gap.
         token_ids: Tokens generated so far.
@@ -31,6 +32,7 @@ class Row:
     request: EngineRequest
     arrival_s: float
     seed: int
+    adapters: tuple[ResolvedAdapter, ...] = field(init=False)
     index: int = -1
     token_ids: list[int] = field(default_factory=list)
     is_prefetched: bool = False
@@ -58,11 +60,10 @@ class Row:
         """Tokens it may still generate, at most."""
         return self.request.sampling.max_new_tokens - len(self.token_ids)
 
-    @property
-    def adapters(self) -> tuple[ResolvedAdapter, ...]:
-        """The adapters this row needs, none to two."""
+    def __post_init__(self) -> None:
+        """Gather the adapters; rows that wait for a slot are asked for them at every step."""
         both = (self.request.weight_adapter, self.request.soft_prompt)
-        return tuple(adapter for adapter in both if adapter is not None)
+        self.adapters = tuple(adapter for adapter in both if adapter is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class EncodeShare:
     """What of the encoder's work on some rows is done at one step.
 
     The first share of these rows has ``first_stage`` 0, the next one starts where the last one stopped; with the last
-    one they join the batch. Only one set of rows is on its way at a time, and rows encoded over several steps are alone.
+    one they join the batch. One set of rows is on its way at a time, and a row encoded over several steps is alone.
 
     Attributes:
         rows: The rows, encoded together.
