@@ -20,6 +20,9 @@ namespace {
 
 using namespace medley;
 
+// Numbers below which one thread is done before another has heard of it.
+constexpr int64_t WORTH_SHARING = 1 << 15;
+
 template <typename T>
 float dot(const T *a, const T *b, int64_t size) {
     __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
@@ -34,7 +37,7 @@ float dot(const T *a, const T *b, int64_t size) {
 
 template <typename T>
 void rms_norm(const T *x_ND, const T *gamma_D, T *y_ND, int64_t num_rows, int64_t width, float eps) {
-#pragma omp parallel for if (num_rows * width > 4096)
+#pragma omp parallel for if (num_rows * width > WORTH_SHARING)
     for (int64_t row = 0; row < num_rows; ++row) {
         const T *x_D = x_ND + row * width;
         T *y_D = y_ND + row * width;
@@ -50,7 +53,7 @@ template <typename T>
 void gated_gelu(const T *h_N2F, T *y_NF, int64_t num_rows, int64_t width) {
     const __m512 one = _mm512_set1_ps(1.0f), cubic = _mm512_set1_ps(0.044715f);
     const __m512 minus_two_c = _mm512_set1_ps(-2.0f * 0.7978845608028654f);
-#pragma omp parallel for if (num_rows * width > 4096)
+#pragma omp parallel for if (num_rows * width > WORTH_SHARING)
     for (int64_t row = 0; row < num_rows; ++row) {
         const T *gate_F = h_N2F + row * 2 * width, *linear_F = gate_F + width;
         T *y_F = y_NF + row * width;
