@@ -181,6 +181,8 @@ def _engine_config(base: Path, plan: Plan, shape: TraceShape) -> NativeEngineCon
         max_new_tokens=shape.new_tokens[1],
         max_loras=plan.num_adapters,
         max_lora_rank=max(_RANKS),
+        max_soft_prompts=1,
+        max_virtual_tokens=1,
         num_threads=plan.num_threads,
     )
 

@@ -95,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> None:
         headline = result.headline()
         for key, figure in headline.items():
             print(f"{name}: {key}: {figure:.3f}", flush=True)
-        figures[name] = {**headline, **asdict(result)}  # type: ignore[call-overload]
+        figures[name] = {**headline, **asdict(result)}
         if arguments.plot:
             _plot(result, arguments.plot, name)
     if arguments.json:

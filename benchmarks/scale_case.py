@@ -60,6 +60,8 @@ class ScaleCase:
             max_model_len=self.prompt_tokens[1],
             max_new_tokens=self.new_tokens[1],
             max_loras=num_slots,
+            max_soft_prompts=1,
+            max_virtual_tokens=1,
             max_host_adapter_bytes=max_host_adapter_bytes,
             num_threads=self.num_threads,
         )
