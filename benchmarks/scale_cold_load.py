@@ -41,7 +41,7 @@ class ColdLoadPlan:
     num_new_tokens: int = 256
     num_rounds: int = 8
     loads_per_s: float = 5.0
-    num_cold: int = 400
+    num_cold: int = 600
     rank: int = 16
 
 
