@@ -1,6 +1,6 @@
 """One batch in, one token per row out: builds the tensors of a step, runs the model, samples.
 
-A step is: copy rows into gaps, encode the rows that joined, then take every row one decoder step. Per-row tensors are
+A step is: copy rows into gaps, do the encoder's share, then take every row one decoder step. Per-row tensors are
 made once per composition of the batch and reused while it stays. Knows no queue and no event loop. Step thread only.
 
 Legend: B rows, T packed encoder tokens, P virtual tokens, D width.
