@@ -12,9 +12,10 @@
 
 #include "bf16.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
+
+#include "tiles.h"
 
 namespace medley {
 namespace {
@@ -34,10 +35,14 @@ inline __m512bh block_of(const bf16 *weight) { return reinterpret_cast<__m512bh>
 template <int ROWS, int BLOCKS, typename Use>
 inline void multiply(const bf16 *x, int64_t x_stride, const bf16 *weight, int64_t num_inputs, Use use) {
     __m512 sum[ROWS][BLOCKS];
+    // Unrolled, all of them: a sum picked by a variable would have to lie in memory.
+#pragma GCC unroll 16
     for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 8
         for (int block = 0; block < BLOCKS; ++block) sum[row][block] = _mm512_setzero_ps();
     for (int64_t in = 0; in < num_inputs; in += 2) {
         __m512bh part[BLOCKS];
+#pragma GCC unroll 8
         for (int block = 0; block < BLOCKS; ++block) part[block] = block_of(weight + (block * num_inputs + in) * LANES);
 #pragma GCC unroll 16
         for (int row = 0; row < ROWS; ++row) {
@@ -46,7 +51,9 @@ inline void multiply(const bf16 *x, int64_t x_stride, const bf16 *weight, int64_
             for (int block = 0; block < BLOCKS; ++block) sum[row][block] = _mm512_dpbf16_ps(sum[row][block], part[block], pair);
         }
     }
+#pragma GCC unroll 16
     for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 8
         for (int block = 0; block < BLOCKS; ++block) use(row, block, sum[row][block]);
 }
 
@@ -54,40 +61,17 @@ struct Linear {
     const bf16 *x_NI, *weight, *residual_NO;
     bf16 *y_NO;
     int64_t num_inputs, num_outputs;
-};
 
-// ROWS rows from `first` on, by BLOCKS blocks of outputs from `block` on.
-template <int ROWS, int BLOCKS>
-void linear_tile(const Linear &linear, int64_t first, int64_t block) {
-    const bf16 *weight = linear.weight + block * linear.num_inputs * LANES;
-    const int64_t corner = first * linear.num_outputs + block * LANES;
-    multiply<ROWS, BLOCKS>(linear.x_NI + first * linear.num_inputs, linear.num_inputs, weight, linear.num_inputs,
-                           [&](int row, int next, __m512 sum) {
-                               const int64_t at = corner + row * linear.num_outputs + next * LANES;
-                               if (linear.residual_NO) sum = _mm512_add_ps(sum, load(linear.residual_NO + at));
-                               store(linear.y_NO + at, sum);
-                           });
-}
-
-// As many blocks as leave registers for the sums: 24 of them, or 8 blocks.
-constexpr int blocks_at_once(int rows) { return rows <= 3 ? 8 : 24 / rows; }
-
-template <int ROWS>
-void linear_rows(const Linear &linear, int64_t first, int64_t block, int64_t num_blocks) {
-    constexpr int BLOCKS = blocks_at_once(ROWS);
-    int64_t at = block;
-    for (; at + BLOCKS <= block + num_blocks; at += BLOCKS) linear_tile<ROWS, BLOCKS>(linear, first, at);
-    for (; at < block + num_blocks; ++at) linear_tile<ROWS, 1>(linear, first, at);
-}
-
-using RowsFunction = void (*)(const Linear &, int64_t, int64_t, int64_t);
-
-// More rows would need a load of an input for nearly every product.
-constexpr int64_t ROWS_AT_ONCE = 8;
-constexpr int64_t TILES_NEAR = 16;
-constexpr RowsFunction LINEAR_ROWS[ROWS_AT_ONCE + 1] = {
-    nullptr,        linear_rows<1>, linear_rows<2>, linear_rows<3>, linear_rows<4>,
-    linear_rows<5>, linear_rows<6>, linear_rows<7>, linear_rows<8>,
+    template <int ROWS, int BLOCKS>
+    void tile(int64_t first, int64_t block) const {
+        const int64_t corner = first * num_outputs + block * LANES;
+        multiply<ROWS, BLOCKS>(x_NI + first * num_inputs, num_inputs, weight + block * num_inputs * LANES, num_inputs,
+                               [&](int row, int next, __m512 sum) {
+                                   const int64_t at = corner + row * num_outputs + next * LANES;
+                                   if (residual_NO) sum = _mm512_add_ps(sum, load(residual_NO + at));
+                                   store(y_NO + at, sum);
+                               });
+    }
 };
 
 // Pairs of keys side by side, 16 keys a block, as the products want their second operand; zeros beyond the row.
@@ -155,19 +139,8 @@ bool has_bf16_products() { return __builtin_cpu_supports("avx512bf16"); }
 void linear_bf16(const bf16 *x_NI, const bf16 *weight, const bf16 *residual_NO, bf16 *y_NO, int64_t num_rows,
                  int64_t num_inputs, int64_t num_outputs) {
     const Linear linear{x_NI, weight, residual_NO, y_NO, num_inputs, num_outputs};
-    const int64_t num_blocks = num_outputs / LANES;
-    const int64_t num_tiles = (num_rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-    const int64_t group = blocks_at_once(static_cast<int>((num_rows + num_tiles - 1) / num_tiles));
-    // Inputs of so many tiles stay near while a thread's weights pass over them, a group at a time.
 #pragma omp parallel
-    for (int64_t near = 0; near < num_tiles; near += TILES_NEAR)
-#pragma omp for schedule(static) nowait
-        for (int64_t block = 0; block < num_blocks; block += group)
-            for (int64_t tile = near; tile < std::min(near + TILES_NEAR, num_tiles); ++tile) {
-                // Tiles of nearly equal height: a tile of one row would wait for itself.
-                const int64_t first = tile * num_rows / num_tiles, last = (tile + 1) * num_rows / num_tiles;
-                LINEAR_ROWS[last - first](linear, first, block, std::min(group, num_blocks - block));
-            }
+    share_tiles(linear, num_rows, num_outputs / LANES);
 }
 
 void encoder_attention_bf16(const bf16 *qkv_T3HK, const int64_t *first_B, int64_t num_rows, const float *bias_HN,

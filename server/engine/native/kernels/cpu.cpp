@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "bf16.h"
+#include "int8.h"
 #include "lanes.h"
 
 namespace {
@@ -395,6 +396,24 @@ PyObject *py_encoder_attention_bf16(PyObject *, PyObject *const *args, Py_ssize_
     Py_RETURN_NONE;
 }
 
+PyObject *py_linear_int8(PyObject *, PyObject *const *args, Py_ssize_t) {
+    auto *x = address<void>(args[1]);
+    const auto *weight = address<int8_t>(args[2]);
+    const auto *scale = address<float>(args[3]);
+    const auto *sum = address<int32_t>(args[4]);
+    auto *residual = address<void>(args[5]), *y = address<void>(args[6]);
+    const int64_t num_rows = integer(args[7]), num_inputs = integer(args[8]), num_outputs = integer(args[9]);
+    return run(args[0], [=](auto kind) {
+        using T = decltype(kind);
+        linear_int8(static_cast<const T *>(x), weight, scale, sum, static_cast<const T *>(residual),
+                    static_cast<T *>(y), num_rows, num_inputs, num_outputs);
+    });
+}
+
+PyObject *py_has_int8_products(PyObject *, PyObject *const *, Py_ssize_t) {
+    return PyBool_FromLong(has_int8_products());
+}
+
 PyObject *py_has_bf16_products(PyObject *, PyObject *const *, Py_ssize_t) {
     return PyBool_FromLong(has_bf16_products());
 }
@@ -418,6 +437,8 @@ PyMethodDef methods[] = {
     METHOD(linear_bf16, 7),
     METHOD(encoder_attention_bf16, 9),
     METHOD(has_bf16_products, 0),
+    METHOD(linear_int8, 10),
+    METHOD(has_int8_products, 0),
     {nullptr, nullptr, 0, nullptr},
 };
 

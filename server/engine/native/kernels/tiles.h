@@ -1,0 +1,55 @@
+// How a linear layer is cut into tiles that keep their sums in registers, whatever the numbers are.
+#pragma once
+
+#include <algorithm>
+
+#include "lanes.h"
+
+namespace medley {
+
+// More rows would need a load of an input for nearly every product.
+constexpr int64_t ROWS_AT_ONCE = 8;
+// Inputs of so many tiles stay near while a thread's weights pass over them, a group at a time.
+constexpr int64_t TILES_NEAR = 16;
+
+// As many blocks of 16 outputs as leave registers for the sums: 24 of them, or 8 blocks.
+constexpr int blocks_at_once(int64_t rows) { return static_cast<int>(rows <= 3 ? 8 : 24 / rows); }
+
+template <typename Linear, int ROWS>
+void rows_of_tiles(const Linear &linear, int64_t first, int64_t block, int64_t num_blocks) {
+    constexpr int BLOCKS = blocks_at_once(ROWS);
+    int64_t at = block;
+    for (; at + BLOCKS <= block + num_blocks; at += BLOCKS) linear.template tile<ROWS, BLOCKS>(first, at);
+    for (; at < block + num_blocks; ++at) linear.template tile<ROWS, 1>(first, at);
+}
+
+template <typename Linear>
+constexpr void (*ROWS_OF_TILES[ROWS_AT_ONCE + 1])(const Linear &, int64_t, int64_t, int64_t) = {
+    nullptr,
+    rows_of_tiles<Linear, 1>,
+    rows_of_tiles<Linear, 2>,
+    rows_of_tiles<Linear, 3>,
+    rows_of_tiles<Linear, 4>,
+    rows_of_tiles<Linear, 5>,
+    rows_of_tiles<Linear, 6>,
+    rows_of_tiles<Linear, 7>,
+    rows_of_tiles<Linear, 8>,
+};
+
+// Calls linear.tile<rows, blocks>(first row, first block) until all rows and blocks are done. Every thread of a
+// parallel region calls this and does its share; nobody waits at the end.
+template <typename Linear>
+void share_tiles(const Linear &linear, int64_t num_rows, int64_t num_blocks) {
+    const int64_t num_tiles = (num_rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    const int64_t group = blocks_at_once((num_rows + num_tiles - 1) / num_tiles);
+    for (int64_t near = 0; near < num_tiles; near += TILES_NEAR)
+#pragma omp for schedule(static) nowait
+        for (int64_t block = 0; block < num_blocks; block += group)
+            for (int64_t tile = near; tile < std::min(near + TILES_NEAR, num_tiles); ++tile) {
+                // Tiles of nearly equal height: a tile of one row would wait for itself.
+                const int64_t first = tile * num_rows / num_tiles, last = (tile + 1) * num_rows / num_tiles;
+                ROWS_OF_TILES<Linear>[last - first](linear, first, block, std::min(group, num_blocks - block));
+            }
+}
+
+}  // namespace medley
