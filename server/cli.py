@@ -41,8 +41,8 @@ def serve(
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Device; auto if left out.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16"] | None, typer.Option(help="Serving dtype.")] = None,
     quantization: Annotated[
-        Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double"] | None,
-        typer.Option(help="Keep the base in 8 or 4 bits (NF4); none if left out."),
+        Literal["none", "int8", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double"] | None,
+        typer.Option(help="Keep the base in 8 bits (int8 for speed on a CPU) or 4; none if left out."),
     ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Most requests in one batch.")] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Written with both addresses once ready.")] = None,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from server.engine.base import Engine
 
-Quantization = Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double"]
+Quantization = Literal["none", "int8", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double"]
 
 
 @dataclass(frozen=True, slots=True)

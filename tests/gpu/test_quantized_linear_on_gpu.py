@@ -32,7 +32,7 @@ def test_quantized_linear_on_cuda_is_near_the_product_and_the_cpu(
         torch.randn(*shape, generator=draws).to(dtype) for shape in ((384, 512), (num_rows, 512), (num_rows, 384))
     )
     x[0, 3] = 20.0
-    found = linear_maker(kind)(weight.cuda())(x.cuda(), residual.cuda())
+    found = linear_maker(kind)("qkv", weight.cuda())(x.cuda(), residual.cuda())
     assert (found.dtype, found.device.type) == (dtype, "cuda")
     assert distance(found, x.float() @ weight.float().t() + residual.float()) < tolerance
-    assert distance(found, linear_maker(kind)(weight.clone())(x, residual)) < 0.02
+    assert distance(found, linear_maker(kind)("qkv", weight.clone())(x, residual)) < 0.02

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from server.core.errors import InvalidArgumentError
 
-QUANTIZATIONS = ("none", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double")
+QUANTIZATIONS = ("none", "int8", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double")
 
 
 @dataclass(frozen=True, slots=True)

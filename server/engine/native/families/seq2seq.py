@@ -25,13 +25,10 @@ from server.engine.native.families.seq2seq_weights import Seq2SeqConfig, read_co
 from server.engine.native.kernels import cpu
 from server.engine.native.kv_cache import KVCache
 from server.engine.native.layers.attention import PackedAttention, Run
-from server.engine.native.layers.linear import Linear, MakeLinear, PackedLinear
+from server.engine.native.layers.linear import Linear, MakeLinear, make_packed
 from server.engine.native.layers.lora import Target
 from server.engine.native.layers.relative_position import DecoderBias, EncoderBias
 from server.engine.native.layers.weight_adapter import AdapterDelta
-
-# transformers leaves these as they are, with the embeddings and the head, so adapters were trained above such a base.
-_NEVER_QUANTIZED = ".wo"
 
 
 class _Weights:
@@ -59,8 +56,10 @@ class _Weights:
         for path, weight in zip(paths, weights, strict=True):
             self.targets[path] = Target(site, start, start + len(weight))
             start += len(weight)
-        make = PackedLinear if site.endswith(_NEVER_QUANTIZED) else self._make_linear
-        linear = make(torch.cat(weights))
+        return self.linear(site, torch.cat(weights))
+
+    def linear(self, site: str, weight_OI: Tensor) -> Linear:
+        linear = self._make_linear(site, weight_OI)
         self.num_linear_bytes += linear.num_bytes
         return linear
 
@@ -177,7 +176,7 @@ class Seq2SeqModel:
         tensors: Weights by their names in the file.
         max_encoder_len: Most encoder positions of a row.
         max_decoder_len: Most decoder positions of a row.
-        make_linear: Makes the layers' linears; the head and the feed-forward outputs are never quantized.
+        make_linear: Makes the linears of the layers and, as ``lm_head``, the head.
 
     Attributes:
         config: As given.
@@ -197,7 +196,7 @@ class Seq2SeqModel:
         *,
         max_encoder_len: int,
         max_decoder_len: int,
-        make_linear: MakeLinear = PackedLinear,
+        make_linear: MakeLinear = make_packed,
     ) -> None:
         weights = _Weights(tensors, make_linear)
         self.config = config
@@ -220,10 +219,10 @@ class Seq2SeqModel:
         self._cross_kv = _Site(weights, "cross_kv", cross)
         self._decoder = [_DecoderLayer(weights, index, config) for index in range(config.num_decoder_layers)]
         self._decoder_norm = _Norm(weights, "decoder.final_layer_norm", config.norm_eps)
-        self._head = PackedLinear(tensors.get("lm_head.weight", self.embedding_VD))
+        self._head = weights.linear("lm_head", tensors.get("lm_head.weight", self.embedding_VD))
         self.targets: Mapping[str, Target] = weights.targets
         self.norms: Mapping[str, Tensor] = weights.norms
-        self.num_weight_bytes = self.embedding_VD.nbytes + self._head.num_bytes + weights.num_linear_bytes
+        self.num_weight_bytes = self.embedding_VD.nbytes + weights.num_linear_bytes
 
     @classmethod
     def load(
@@ -234,7 +233,7 @@ class Seq2SeqModel:
         dtype: torch.dtype,
         max_encoder_len: int,
         max_decoder_len: int,
-        make_linear: MakeLinear = PackedLinear,
+        make_linear: MakeLinear = make_packed,
     ) -> Self:
         """Load a model from its folder.
 

@@ -53,6 +53,47 @@ def linear_bf16(x_NI: Tensor, packed: Tensor, residual_NO: Tensor | None) -> Ten
     return y_NO
 
 
+def can_multiply_int8(weight: Tensor) -> bool:
+    """Whether the products of int8 serve a linear layer made of this weight, (out, in)."""
+    return can_run(weight, widths=weight.shape) and _cpu.has_int8_products()
+
+
+def pack_int8(weight_OI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantize a weight, each output by its largest number, and return what :func:`linear_int8` reads.
+
+    Returns:
+        The integers in blocks of 16 outputs with four inputs side by side; what undoes the quantization of each output;
+        and 128 times the sum of each output's integers, which the kernel's shifted inputs add.
+    """
+    num_outputs, num_inputs = weight_OI.shape
+    scale_O = weight_OI.abs().amax(1).float() / 127
+    # An output of zeros only keeps them, whatever it is divided by.
+    quantized_OI = (weight_OI / scale_O.where(scale_O > 0, 1)[:, None]).round_().to(torch.int8)
+    packed = quantized_OI.view(num_outputs // _LANES, _LANES, num_inputs // 4, 4).permute(0, 2, 1, 3).contiguous()
+    return packed, scale_O, quantized_OI.sum(1, dtype=torch.int32) * 128
+
+
+def linear_int8(x_NI: Tensor, packed: Tensor, scale_O: Tensor, sum_O: Tensor, residual_NO: Tensor | None) -> Tensor:
+    """Return x Wᵀ, plus the residual where given, with x quantized row by row; the sums are exact.
+
+    A row that holds NaN or infinity gets NaN and leaves the others alone.
+    """
+    y_NO = x_NI.new_empty(x_NI.shape[0], len(scale_O))
+    residual = 0 if residual_NO is None else residual_NO.data_ptr()
+    _cpu.linear_int8(
+        _is_bf16(x_NI),
+        x_NI.data_ptr(),
+        packed.data_ptr(),
+        scale_O.data_ptr(),
+        sum_O.data_ptr(),
+        residual,
+        y_NO.data_ptr(),
+        *x_NI.shape,
+        y_NO.shape[1],
+    )
+    return y_NO
+
+
 def encoder_attention_bf16(qkv_T3HK: Tensor, first_B: Tensor, bias_HN: Tensor, num_heads: int) -> Tensor:
     """Attend within each row of a packed input; return (T, H·K).
 

@@ -34,8 +34,8 @@ class Linear(Protocol):
         ...
 
 
-MakeLinear = Callable[[Tensor], Linear]
-"""Makes a layer of its weight (out, in)."""
+MakeLinear = Callable[[str, Tensor], Linear]
+"""Makes the layer of a site, by the site's name and its weight (out, in)."""
 
 
 class PackedLinear:
@@ -55,6 +55,11 @@ class PackedLinear:
     def __call__(self, x_NI: Tensor, residual_NO: Tensor | None = None) -> Tensor:
         """Return x Wᵀ, plus ``residual_NO`` where given."""
         return self._multiply(x_NI, self._weight, residual_NO)
+
+
+def make_packed(_site: str, weight_OI: Tensor) -> Linear:
+    """Return the layer of any site in the serving dtype."""
+    return PackedLinear(weight_OI)
 
 
 def _lay_out(weight_OI: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor, Tensor | None], Tensor]]:

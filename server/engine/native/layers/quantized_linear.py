@@ -1,8 +1,8 @@
-"""Linear layers of a quantized base, with the face of :class:`~server.engine.native.layers.linear.PackedLinear`.
+"""Which linear layers of a base are quantized and how; those that bitsandbytes computes.
 
 Weights are quantized once, at load, row by row, so a fused layer holds exactly what its parts would hold. Activations,
-adapters and everything else stay in the serving dtype. Imports bitsandbytes only when it is asked for. Knows no model
-and no settings. Layers are made on any thread and called on the step thread only.
+adapters and everything else stay in the serving dtype. Imports bitsandbytes only when it is asked for. Knows no
+settings, and of a model only the names of its sites. Layers are made on any thread and called on the step thread only.
 
 Legend: x_NI input, y_NO output; N rows, I in, O out.
 
@@ -12,7 +12,7 @@ Source:
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
@@ -21,7 +21,11 @@ import torch
 from torch import Tensor
 
 from server.core.errors import FailedPreconditionError
-from server.engine.native.layers.linear import MakeLinear, PackedLinear
+from server.engine.native.layers.int8_linear import DynamicInt8Linear
+from server.engine.native.layers.linear import Linear, MakeLinear, PackedLinear, make_packed
+
+# transformers leaves these as they are, so adapters were trained above such a base.
+_LEFT_BY_BITSANDBYTES = (".wo", "lm_head")
 
 # An input column with a value of at least this size is multiplied in the serving dtype (LLM.int8's threshold).
 _OUTLIER = 6.0
@@ -34,20 +38,31 @@ def linear_maker(quantization: str) -> MakeLinear:
     """Return what makes the linear layers of a base.
 
     Args:
-        quantization: ``none``, ``bitsandbytes-8bit``, ``bitsandbytes-4bit`` or ``bitsandbytes-4bit-double``.
+        quantization: ``none``, ``int8``, ``bitsandbytes-8bit``, ``bitsandbytes-4bit`` or ``bitsandbytes-4bit-double``.
 
     Raises:
         FailedPreconditionError: If bitsandbytes is asked for and not installed.
     """
     if quantization == "none":
-        return PackedLinear
+        return make_packed
+    if quantization == "int8":
+        return _make_int8
     bitsandbytes = _import_bitsandbytes()
     if quantization == "bitsandbytes-8bit":
-        return partial(Int8Linear, bitsandbytes)
-    return partial(NF4Linear, bitsandbytes, is_double=quantization == "bitsandbytes-4bit-double")
+        return partial(_make_theirs, partial(LlmInt8Linear, bitsandbytes))
+    is_double = quantization == "bitsandbytes-4bit-double"
+    return partial(_make_theirs, partial(NF4Linear, bitsandbytes, is_double=is_double))
 
 
-class Int8Linear:
+def _make_int8(_site: str, weight_OI: Tensor) -> Linear:
+    return DynamicInt8Linear(weight_OI)
+
+
+def _make_theirs(quantized: Callable[[Tensor], Linear], site: str, weight_OI: Tensor) -> Linear:
+    return PackedLinear(weight_OI) if site.endswith(_LEFT_BY_BITSANDBYTES) else quantized(weight_OI)
+
+
+class LlmInt8Linear:
     """LLM.int8: int8 weights scaled per output, inputs quantized per row on the fly, outlier columns left as they are.
 
     A column is an outlier for all rows of a call when it is one in any row, so a row's last digits depend on its

@@ -53,7 +53,7 @@ def test_quantized_linear_equals_the_librarys_layer(kind: str, dtype: torch.dtyp
     x[1, 7] = outlier
     given = x.clone()
     expected = their_layer(kind, weight)(x)
-    linear = linear_maker(kind)(weight.clone())
+    linear = linear_maker(kind)("qkv", weight.clone())
     assert torch.equal(linear(x), expected)
     assert torch.equal(linear(x, residual), expected + residual)
     assert torch.equal(x, given), "the input is the caller's"
@@ -65,23 +65,25 @@ def test_quantized_linear_equals_the_librarys_layer(kind: str, dtype: torch.dtyp
 def test_quantized_linear_of_joined_weights_equals_its_parts(kind: str, dtype: torch.dtype) -> None:
     weights = [draw(64, 192, seed=seed, dtype=dtype) * 2.0**seed for seed in range(3)]
     x, make = draw(9, 192, seed=9, dtype=dtype), linear_maker(kind)
-    parts = torch.cat([make(weight.clone())(x) for weight in weights], dim=1)
+    parts = torch.cat([make("qkv", weight.clone())(x) for weight in weights], dim=1)
     # Doubly quantized scales are grouped across rows, 256 at a time around their mean: joined they differ a little.
     tolerance = 0.05 if kind.endswith("double") else 1e-2 if dtype == torch.bfloat16 else 1e-5
-    torch.testing.assert_close(make(torch.cat(weights))(x), parts, rtol=tolerance, atol=tolerance * float(parts.std()))
+    torch.testing.assert_close(
+        make("qkv", torch.cat(weights))(x), parts, rtol=tolerance, atol=tolerance * float(parts.std())
+    )
 
 
 @pytest.mark.parametrize(("kind", "most_bits"), list(zip(KINDS, (8.3, 4.6, 4.6), strict=True)))
 def test_quantized_linear_counts_the_bytes_it_keeps(kind: str, most_bits: float) -> None:
     weight = draw(256, 256)
-    assert 4 < linear_maker(kind)(weight).num_bytes * 8 / weight.numel() < most_bits
+    assert 4 < linear_maker(kind)("qkv", weight).num_bytes * 8 / weight.numel() < most_bits
     assert PackedLinear(weight).num_bytes == weight.nbytes
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
 def test_quantized_linear_row_with_nan_stays_alone(kind: str) -> None:
-    linear, x = linear_maker(kind)(draw(64, 64)), draw(4, 64, seed=1)
+    linear, x = linear_maker(kind)("qkv", draw(64, 64)), draw(4, 64, seed=1)
     clean = linear(x)
     x[2, 5] = float("nan")
     found = linear(x)
@@ -91,12 +93,19 @@ def test_quantized_linear_row_with_nan_stays_alone(kind: str) -> None:
 
 def test_quantized_linear_of_a_shape_without_whole_blocks_is_refused() -> None:
     with pytest.raises(FailedPreconditionError, match="multiple of 64 inputs"):
-        linear_maker("bitsandbytes-4bit")(draw(64, 96))
+        linear_maker("bitsandbytes-4bit")("qkv", draw(64, 96))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("site", ["encoder.0.wo", "lm_head"])
+def test_library_leaves_the_head_and_feed_forward_outputs_alone(kind: str, site: str) -> None:
+    assert isinstance(linear_maker(kind)(site, draw(64, 64)), PackedLinear)
+    assert not isinstance(linear_maker(kind)("encoder.0.wi", draw(64, 64)), PackedLinear)
 
 
 def test_quantization_without_the_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    assert linear_maker("none") is PackedLinear
+    assert isinstance(linear_maker("none")("qkv", draw(64, 64)), PackedLinear)
     with pytest.raises(FailedPreconditionError, match=r"medley\[quantization\]"):
         linear_maker("bitsandbytes-8bit")
 
