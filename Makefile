@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+KERNELS := $(wildcard server/engine/native/kernels/*.cpp server/engine/native/kernels/*.h)
 
 .PHONY: install demo serve test test-fast test-torch check fmt protos bench gpu clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt $(wildcard server/engine/native/kernels/*.cpp server/engine/native/kernels/*.h)
+$(INSTALLED): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,quantization,training,dev]'
 	touch $@
@@ -33,6 +34,7 @@ test-torch: install
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint Dockerfile
@@ -40,6 +42,7 @@ check: install
 fmt: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(KERNELS)
 
 # Generates protos/gen from protos/medley.
 protos: install

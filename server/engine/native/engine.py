@@ -39,6 +39,7 @@ from server.engine.native.batch import Row
 from server.engine.native.config import NativeEngineConfig
 from server.engine.native.families.seq2seq import Seq2SeqModel
 from server.engine.native.families.seq2seq_weights import model_folder, read_linear
+from server.engine.native.kernels import cpu
 from server.engine.native.layers.quantized_linear import linear_maker
 from server.engine.native.layers.weight_adapter import AdaptableBase
 from server.engine.native.runner import Runner
@@ -244,6 +245,7 @@ class NativeEngine(Engine):
     def _run(self, runner: Runner, num_threads: int) -> None:
         """Be the step thread."""
         torch.set_num_threads(num_threads)
+        cpu.set_num_threads(num_threads)
         error = None
         try:
             self._steps.run(runner)

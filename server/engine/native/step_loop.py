@@ -24,6 +24,10 @@ from server.engine.native.scheduler import RowOutput, Scheduler
 
 _log = logging.getLogger(__name__)
 
+# An idle loop begins once nothing new came for so long, or so much has passed since the first.
+_QUIET_S = 0.0005
+_LONGEST_GATHERING_S = 0.005
+
 # Rows of the queue whose adapters are brought up ahead of their turn: enough for a few steps' joins, few enough that a
 # row whose turn has come does not wait long behind them.
 _NUM_PREFETCHED_ROWS = 8
@@ -140,8 +144,16 @@ class StepLoop:
         with self._condition:
             if wait and not self._posted and not self._is_stopping:
                 self._condition.wait(self._time_to_deadline_s())
+                self._gather()
             calls, self._posted = self._posted, []
             return None if self._is_stopping else calls
+
+    def _gather(self) -> None:
+        """Let what comes together start together: one row alone would make the rest of a burst wait for its encoding."""
+        latest_s = time.monotonic() + _LONGEST_GATHERING_S
+        while self._posted and not self._is_stopping and time.monotonic() < latest_s:
+            if not self._condition.wait(_QUIET_S):
+                return
 
     def _time_to_deadline_s(self) -> float | None:
         deadlines = [row.request.deadline_s for row in self._scheduler.rows() if row.request.deadline_s is not None]

@@ -1,8 +1,8 @@
 """The compiled kernels as functions of tensors; the only caller of the extension ``_cpu``.
 
 They run where the processor has AVX-512 and the package was built with a C++ compiler; :func:`can_run` tells. Every
-function reads and writes contiguous tensors of one dtype, float32 or bfloat16, and computes in float32. They use the
-threads of torch's own pool. Step thread only.
+function reads and writes contiguous tensors of one dtype, float32 or bfloat16, and computes in float32. They share
+their work with threads of their own, as many as :func:`set_num_threads` says. Step thread only.
 
 Legend: B rows, N rows or tokens, D width, H heads, K head width, L encoder positions, T decoder positions, F
 feed-forward width, V vocabulary.
@@ -34,22 +34,34 @@ def can_run(weight: Tensor, *, widths: Iterable[int] = (), head_width: int = 64)
     )
 
 
-def can_multiply_bf16(weight: Tensor) -> bool:
-    """Whether the products of bfloat16 pairs serve a linear layer of this weight, (out, in)."""
-    return weight.dtype == torch.bfloat16 and can_run(weight, widths=weight.shape) and _cpu.has_bf16_products()
+def set_num_threads(num_threads: int) -> None:
+    """Say how many threads share a kernel's work from now on, the caller among them. Any thread."""
+    if _cpu is not None:
+        _cpu.set_num_threads(num_threads)
 
 
-def pack_bf16(weight_OI: Tensor) -> Tensor:
-    """Return a weight as :func:`linear_bf16` reads it: blocks of 16 outputs, pairs of inputs side by side."""
+def can_multiply(weight: Tensor) -> bool:
+    """Whether :func:`linear` serves a layer of this weight, (out, in)."""
+    if not can_run(weight, widths=weight.shape):
+        return False
+    return weight.dtype == torch.float32 or _cpu.has_bf16_products()
+
+
+def pack(weight_OI: Tensor) -> Tensor:
+    """Return a weight as :func:`linear` reads it: blocks of 16 outputs, one input (bfloat16: two) after the other."""
     num_outputs, num_inputs = weight_OI.shape
-    return weight_OI.view(num_outputs // _LANES, _LANES, num_inputs // 2, 2).permute(0, 2, 1, 3).contiguous()
+    step = 2 if _is_bf16(weight_OI) else 1
+    blocks = weight_OI.reshape(num_outputs // _LANES, _LANES, num_inputs // step, step)
+    return blocks.permute(0, 2, 1, 3).contiguous()
 
 
-def linear_bf16(x_NI: Tensor, packed: Tensor, residual_NO: Tensor | None) -> Tensor:
+def linear(x_NI: Tensor, packed: Tensor, residual_NO: Tensor | None) -> Tensor:
     """Return x Wᵀ, plus the residual where given; sums in float32, rounded once."""
     y_NO = x_NI.new_empty(x_NI.shape[0], packed.shape[0] * _LANES)
     residual = 0 if residual_NO is None else residual_NO.data_ptr()
-    _cpu.linear_bf16(x_NI.data_ptr(), packed.data_ptr(), residual, y_NO.data_ptr(), *x_NI.shape, y_NO.shape[1])
+    _cpu.linear(
+        _is_bf16(x_NI), x_NI.data_ptr(), packed.data_ptr(), residual, y_NO.data_ptr(), *x_NI.shape, y_NO.shape[1]
+    )
     return y_NO
 
 
@@ -94,7 +106,7 @@ def linear_int8(x_NI: Tensor, packed: Tensor, scale_O: Tensor, sum_O: Tensor, re
     return y_NO
 
 
-def encoder_attention_bf16(qkv_T3HK: Tensor, first_B: Tensor, bias_HN: Tensor, num_heads: int) -> Tensor:
+def encoder_attention(qkv_T3HK: Tensor, first_B: Tensor, bias_HN: Tensor, num_heads: int) -> Tensor:
     """Attend within each row of a packed input; return (T, H·K).
 
     Args:
@@ -105,16 +117,17 @@ def encoder_attention_bf16(qkv_T3HK: Tensor, first_B: Tensor, bias_HN: Tensor, n
     """
     num_tokens, width = qkv_T3HK.shape[0], qkv_T3HK.shape[1] // 3
     y_THK = qkv_T3HK.new_empty(num_tokens, width)
-    _cpu.encoder_attention_bf16(
+    _cpu.encoder_attention(
+        _is_bf16(qkv_T3HK),
         qkv_T3HK.data_ptr(),
         first_B.data_ptr(),
         len(first_B) - 1,
         bias_HN.data_ptr(),
         bias_HN.shape[1],
         bias_HN.shape[1] // 2,
-        y_THK.data_ptr(),
         num_heads,
         width // num_heads,
+        y_THK.data_ptr(),
     )
     return y_THK
 

@@ -1,8 +1,8 @@
 // Linears whose weights are int8, scaled per output, on processors with AVX512_VNNI: twice the products of bfloat16 at
 // half the bytes. Inputs are quantized row by row on the way in, by the row's largest number.
 //
-// The instruction multiplies unsigned by signed bytes, so inputs are shifted by 128 and the shift's share, which depends
-// on the weights alone, is taken off the sum.
+// The instruction multiplies unsigned by signed bytes, so inputs are shifted by 128 and the shift's share, which
+// depends on the weights alone, is taken off the sum.
 //
 // Legend: N rows, I inputs, O outputs.
 
@@ -75,7 +75,8 @@ struct Linear {
                                [&](int row, int next, __m512i sum) {
                                    const int64_t out = (block + next) * LANES, at = (first + row) * num_outputs + out;
                                    sum = _mm512_sub_epi32(sum, _mm512_loadu_si512(sum_O + out));
-                                   const __m512 scale = _mm512_mul_ps(load(scale_O + out), _mm512_set1_ps(x_scale_N[first + row]));
+                                   const __m512 scale =
+                                       _mm512_mul_ps(load(scale_O + out), _mm512_set1_ps(x_scale_N[first + row]));
                                    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
                                    if (residual_NO) y = _mm512_add_ps(y, load(residual_NO + at));
                                    store(y_NO + at, y);
@@ -113,17 +114,15 @@ void linear_int8(const T *x_NI, const int8_t *weight, const float *scale_O, cons
     uint8_t *quantized_NI = scratch<uint8_t>(num_rows * num_inputs);
     float *x_scale_N = scratch<float>(num_rows);
     const Linear<T> linear{quantized_NI, x_scale_N, weight, scale_O, sum_O, residual_NO, y_NO, num_inputs, num_outputs};
-#pragma omp parallel
-    {
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < num_rows; ++row)
+    share_items(num_rows, ROWS_AT_ONCE, [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row)
             x_scale_N[row] = quantize_row(x_NI + row * num_inputs, num_inputs, quantized_NI + row * num_inputs);
-        share_tiles(linear, num_rows, num_outputs / LANES);
-    }
+    });
+    share_tiles(linear, num_rows, num_outputs / LANES);
 }
 
-template void linear_int8(const float *, const int8_t *, const float *, const int32_t *, const float *, float *, int64_t,
-                          int64_t, int64_t);
+template void linear_int8(const float *, const int8_t *, const float *, const int32_t *, const float *, float *,
+                          int64_t, int64_t, int64_t);
 template void linear_int8(const bf16 *, const int8_t *, const float *, const int32_t *, const bf16 *, bf16 *, int64_t,
                           int64_t, int64_t);
 

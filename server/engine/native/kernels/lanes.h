@@ -48,12 +48,13 @@ inline __m512 exp512(__m512 x) {
 
 inline int64_t whole_lanes(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
 
-// This thread's scratch of at least that many numbers; it grows and stays.
+// This thread's scratch of at least that many numbers; it grows and stays. A kernel that needs two of a type numbers
+// them.
 template <typename T>
-T *scratch(int64_t size) {
-    thread_local std::vector<T> kept;
-    if (static_cast<int64_t>(kept.size()) < size) kept.resize(size);
-    return kept.data();
+T *scratch(int64_t size, int which = 0) {
+    thread_local std::vector<T> kept[2];
+    if (static_cast<int64_t>(kept[which].size()) < size) kept[which].resize(size);
+    return kept[which].data();
 }
 
 }  // namespace medley

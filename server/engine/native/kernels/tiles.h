@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "lanes.h"
+#include "pool.h"
 
 namespace medley {
 
@@ -36,20 +37,20 @@ constexpr void (*ROWS_OF_TILES[ROWS_AT_ONCE + 1])(const Linear &, int64_t, int64
     rows_of_tiles<Linear, 8>,
 };
 
-// Calls linear.tile<rows, blocks>(first row, first block) until all rows and blocks are done. Every thread of a
-// parallel region calls this and does its share; nobody waits at the end.
+// Calls linear.tile<rows, blocks>(first row, first block) until all rows and blocks are done, on all threads.
 template <typename Linear>
 void share_tiles(const Linear &linear, int64_t num_rows, int64_t num_blocks) {
     const int64_t num_tiles = (num_rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
     const int64_t group = blocks_at_once((num_rows + num_tiles - 1) / num_tiles);
-    for (int64_t near = 0; near < num_tiles; near += TILES_NEAR)
-#pragma omp for schedule(static) nowait
-        for (int64_t block = 0; block < num_blocks; block += group)
-            for (int64_t tile = near; tile < std::min(near + TILES_NEAR, num_tiles); ++tile) {
-                // Tiles of nearly equal height: a tile of one row would wait for itself.
-                const int64_t first = tile * num_rows / num_tiles, last = (tile + 1) * num_rows / num_tiles;
-                ROWS_OF_TILES<Linear>[last - first](linear, first, block, std::min(group, num_blocks - block));
-            }
+    share_items((num_blocks + group - 1) / group, 1, [&](int64_t first_group, int64_t last_group) {
+        for (int64_t near = 0; near < num_tiles; near += TILES_NEAR)
+            for (int64_t block = first_group * group; block < std::min(last_group * group, num_blocks); block += group)
+                for (int64_t tile = near; tile < std::min(near + TILES_NEAR, num_tiles); ++tile) {
+                    // Tiles of nearly equal height: a tile of one row would wait for itself.
+                    const int64_t first = tile * num_rows / num_tiles, last = (tile + 1) * num_rows / num_tiles;
+                    ROWS_OF_TILES<Linear>[last - first](linear, first, block, std::min(group, num_blocks - block));
+                }
+    });
 }
 
 }  // namespace medley

@@ -59,14 +59,14 @@ class PackedAttention:
 
     def __init__(self, bias: EncoderBias, *, num_heads: int, head_width: int) -> None:
         self._bias, self._num_heads = bias, num_heads
-        self._has_kernel = cpu.can_multiply_bf16(bias.weight_NH.new_empty(head_width, head_width))
+        self._has_kernel = cpu.can_multiply(bias.weight_NH.new_empty(head_width, head_width))
 
     def prepare(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
         """Return what attends within these rows, (T, 3·H·K) to (T, H·K), made once for all layers."""
         if self._has_kernel:
             starts = [run.start + row * run.num_tokens for run in runs for row in range(run.num_rows)]
             first_B = torch.tensor([*starts, runs[-1].stop])
-            return lambda qkv_T: cpu.encoder_attention_bf16(qkv_T, first_B, self._bias.by_distance_HN, self._num_heads)
+            return lambda qkv_T: cpu.encoder_attention(qkv_T, first_B, self._bias.by_distance_HN, self._num_heads)
         biases = [self._bias(run.num_tokens) for run in runs]
         return lambda qkv_T: _attend_run_by_run(qkv_T, runs, biases, self._num_heads)
 

@@ -2,9 +2,9 @@
 
 Legend: x_NI input, y_NO output; N rows, I in, O out. Step thread only.
 
-On CPU a bfloat16 weight is kept as our own kernel reads it, which is 1.1 to 3 times as fast as oneDNN's at a decode
-step's 1 to 32 rows and equal above; otherwise in oneDNN's blocked layout, about twice as fast as a plain matrix.
-Elsewhere it is a plain matrix.
+On CPU the weight is kept as our own kernel reads it, which in bfloat16 is 1.1 to 3 times as fast as oneDNN's at a
+decode step's 1 to 32 rows and equal above; where that cannot run in oneDNN's blocked layout, about twice as fast as a
+plain matrix. Elsewhere it is a plain matrix.
 """
 
 from collections.abc import Callable
@@ -64,8 +64,8 @@ def make_packed(_site: str, weight_OI: Tensor) -> Linear:
 
 def _lay_out(weight_OI: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor, Tensor | None], Tensor]]:
     """Return the weight as the fastest product there is reads it, and that product."""
-    if cpu.can_multiply_bf16(weight_OI):
-        return cpu.pack_bf16(weight_OI), cpu.linear_bf16
+    if cpu.can_multiply(weight_OI):
+        return cpu.pack(weight_OI), cpu.linear
     if _can_pack(weight_OI):
         return torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), _ROWS_HINT), _multiply_packed
     return weight_OI, _multiply_plain
