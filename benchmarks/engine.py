@@ -15,7 +15,7 @@ import torch
 from benchmarks.adapter_cost import AdapterCost, run_adapter_cost
 from benchmarks.closed_batch import ClosedBatch
 from benchmarks.ctranslate2_peer import convert
-from benchmarks.engine_case import CaseResult, run_case
+from benchmarks.engine_case import OURS_INT8, CaseResult, run_case
 from benchmarks.engine_report import markdown, plot
 from benchmarks.machine import describe_machine
 from benchmarks.models import SHAPES, random_prompts, write_base, write_loras
@@ -70,6 +70,8 @@ class Results:
             found = (case.shape, len(case.batch.prompts), case.batch.dtype)
             if found == (_HEADLINE_SHAPE, _HEADLINE_ROWS, _HEADLINE_DTYPE):
                 figures |= {key: case.ratios[peer] for key, peer in _HEADLINE_PEERS.items()}
+                if OURS_INT8 in case.measured:
+                    figures["ours_int8_over_ct2_int8"] = case.ratio(OURS_INT8, _HEADLINE_PEERS["ours_over_ct2_int8"])
                 if case.roofline:
                     figures["step_over_roofline"] = case.roofline.step_over_roofline
         for cost in self.adapter_costs:

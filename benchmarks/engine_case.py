@@ -5,17 +5,22 @@ Knows no command line and writes no file.
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import torch
 
 from benchmarks.closed_batch import ClosedBatch, Measured, Side, agreement, measure_in_turn
 from benchmarks.ctranslate2_peer import BASE_FOLDER, Setting, best_side
 from benchmarks.hugging_face import HuggingFace
 from benchmarks.ours import OurEngine, OurSide, config_for, row_requests
 from benchmarks.roofline import StepBytes, read_bandwidth, step_bytes
+from server.engine.native.kernels import cpu
 
 OURS = "ours"
 OURS_BASE = "ours_base"
+OURS_INT8 = "ours_int8"
 PEFT_MIXED = "peft_mixed"
 PEFT_SWITCHING = "peft_switching"
 TRANSFORMERS_BASE = "transformers_base"
@@ -85,8 +90,11 @@ class CaseResult:
     @property
     def ratios(self) -> dict[str, float]:
         """Our throughput with adapters over that of each other side."""
-        ours = self.measured[OURS].tokens_per_s
-        return {name: ours / side.tokens_per_s for name, side in self.measured.items() if name != OURS}
+        return {name: self.ratio(OURS, name) for name in self.measured if name != OURS}
+
+    def ratio(self, side: str, other: str) -> float:
+        """Return the throughput of one side over that of another."""
+        return self.measured[side].tokens_per_s / self.measured[other].tokens_per_s
 
     @property
     def agreement(self) -> dict[str, float]:
@@ -137,11 +145,16 @@ def run_case(shape: str, batch: ClosedBatch, *, converted: Path, num_rounds: int
     base_requests = row_requests(batch.prompts, batch.num_new_tokens)
     peers, settings = _peers(batch, converted, has_all_peers=has_all_peers)
     config = config_for(batch.base, [requests], dtype=batch.dtype, num_threads=batch.num_threads)
-    with OurEngine(config) as engine:
+    with ExitStack() as engines:
+        engine = engines.enter_context(OurEngine(config))
         ours = OurSide(engine, requests)
+        sides = {OURS: ours.serve, OURS_BASE: OurSide(engine, base_requests).serve}
+        if _has_int8(batch):
+            int8_engine = engines.enter_context(OurEngine(replace(config, quantization="int8")))
+            sides[OURS_INT8] = OurSide(int8_engine, requests).serve
         before = read_bandwidth()
         measured = measure_in_turn(
-            {OURS: ours.serve, OURS_BASE: OurSide(engine, base_requests).serve, **peers},
+            {**sides, **peers},
             num_rows=len(batch.prompts),
             num_new_tokens=batch.num_new_tokens,
             num_rounds=num_rounds,
@@ -153,6 +166,11 @@ def run_case(shape: str, batch: ClosedBatch, *, converted: Path, num_rounds: int
     if result.agreement.get(PEFT_MIXED, 1.0) < 1.0:
         raise RuntimeError(f"{shape}: the engine and PEFT disagree on a token in float32")
     return result
+
+
+def _has_int8(batch: ClosedBatch) -> bool:
+    """Whether the case has an int8 base of ours: the float32 case compares tokens, and not every CPU has the kernel."""
+    return batch.dtype == "bfloat16" and cpu.can_multiply_int8(torch.empty(16, 16))
 
 
 def _peers(batch: ClosedBatch, converted: Path, *, has_all_peers: bool) -> tuple[dict[str, Side], dict[str, Setting]]:

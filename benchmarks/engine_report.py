@@ -12,6 +12,7 @@ from benchmarks.engine_case import OURS, CaseResult
 _TITLES = {
     "ours": "Medley, LoRAs mixed",
     "ours_base": "Medley, base only",
+    "ours_int8": "Medley int8, LoRAs mixed",
     "peft_mixed": "PEFT, mixed batch",
     "peft_switching": "PEFT, switching",
     "transformers_base": "transformers, base only",

@@ -1,4 +1,4 @@
-"""``python -m benchmarks quantization``: one base kept in every way the native engine can keep it, in turn, in one run.
+"""``python -m benchmarks quantization``: one base kept in every way the native engine can keep it here, all in turn.
 
 Gives what the base's weights take and how fast mixed LoRA rows are served over it. It says nothing of quality: the
 bases have random weights.
@@ -12,11 +12,14 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from benchmarks.closed_batch import Measured, measure_in_turn
 from benchmarks.models import SHAPES, random_prompts, write_base, write_loras
 from benchmarks.ours import OurEngine, OurSide, config_for, row_requests
 from server.engine.base import EngineRequest
 from server.engine.native.config import QUANTIZATIONS, NativeEngineConfig
+from server.engine.native.kernels import cpu
 
 _NUM_LORAS, _RANK = 8, 16
 _NUM_PROMPT_TOKENS, _NUM_NEW_TOKENS = 200, 48
@@ -88,10 +91,16 @@ def _measure(
     shape: str, config: NativeEngineConfig, requests: Sequence[EngineRequest], num_rounds: int
 ) -> list[KeptBase]:
     with ExitStack() as stack:
-        engines = {name: stack.enter_context(OurEngine(replace(config, quantization=name))) for name in QUANTIZATIONS}
+        ways = _ways(config.device)
+        engines = {name: stack.enter_context(OurEngine(replace(config, quantization=name))) for name in ways}
         sides = {name: OurSide(engine, requests).serve for name, engine in engines.items()}
         measured = measure_in_turn(sides, num_rows=len(requests), num_new_tokens=_NUM_NEW_TOKENS, num_rounds=num_rounds)
-        return [_kept(shape, name, engines, measured) for name in QUANTIZATIONS]
+        return [_kept(shape, name, engines, measured) for name in ways]
+
+
+def _ways(device: str) -> list[str]:
+    has_int8 = cpu.can_multiply_int8(torch.empty(16, 16, device=device))
+    return [name for name in QUANTIZATIONS if name != "int8" or has_int8]
 
 
 def _kept(shape: str, name: str, engines: dict[str, OurEngine], measured: dict[str, Measured]) -> KeptBase:
