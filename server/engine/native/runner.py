@@ -174,7 +174,7 @@ class Runner:
             if digest and (adapter := weight_adapter(row, self._payloads))
         }
         if len(adapters) == 1 and None not in digests:
-            return segment_delta([(0, len(rows), adapter) for adapter in adapters.values()])
+            return segment_delta([(0, len(rows), adapter) for adapter in adapters.values()], self._grouped)
         if not adapters:
             return None
         present = frozenset(adapters)

@@ -149,7 +149,7 @@ class StepLoop:
             return None if self._is_stopping else calls
 
     def _gather(self) -> None:
-        """Let what comes together start together: one row alone would make the rest of a burst wait for its encoding."""
+        """Let what comes together start together: a row that starts alone makes the rest of its burst wait."""
         latest_s = time.monotonic() + _LONGEST_GATHERING_S
         while self._posted and not self._is_stopping and time.monotonic() < latest_s:
             if not self._condition.wait(_QUIET_S):

@@ -32,6 +32,12 @@ void linear(const bf16 *x_NI, const bf16 *weight, const bf16 *residual_NO, bf16 
     run_linear(Linear<Pairs>{x_NI, weight, residual_NO, y_NO, num_inputs, num_outputs}, num_rows);
 }
 
+void add_packed_lora(int64_t lora, int64_t first_row, int64_t num_rows, const bf16 *x_NI, int64_t num_inputs,
+                     bf16 *y_NO, int64_t num_outputs) {
+    const auto &packed = *reinterpret_cast<const PackedLora *>(lora);
+    run_lora(LoraRows<Pairs>{packed, x_NI, num_inputs, y_NO, num_outputs}, first_row, num_rows);
+}
+
 void encoder_attention(const bf16 *qkv_T3HK, const PackedRows &rows, bf16 *y_THK) {
     run_attention(EncoderAttention<Pairs>{qkv_T3HK, rows.first_B, rows.bias_HN, rows.bias_stride, rows.bias_zero, y_THK,
                                           rows.num_heads, rows.head_width},

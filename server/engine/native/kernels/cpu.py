@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 try:
     from server.engine.native.kernels import _cpu
@@ -48,9 +49,13 @@ def can_multiply(weight: Tensor) -> bool:
 
 
 def pack(weight_OI: Tensor) -> Tensor:
-    """Return a weight as :func:`linear` reads it: blocks of 16 outputs, one input (bfloat16: two) after the other."""
-    num_outputs, num_inputs = weight_OI.shape
+    """Return a weight as :func:`linear` reads it: blocks of 16 outputs, one input (bfloat16: two) after the other.
+
+    What is missing to whole blocks and pairs is filled with zeros.
+    """
     step = 2 if _is_bf16(weight_OI) else 1
+    weight_OI = functional.pad(weight_OI, (0, -weight_OI.shape[1] % step, 0, -weight_OI.shape[0] % _LANES))
+    num_outputs, num_inputs = weight_OI.shape
     blocks = weight_OI.reshape(num_outputs // _LANES, _LANES, num_inputs // step, step)
     return blocks.permute(0, 2, 1, 3).contiguous()
 
@@ -215,6 +220,28 @@ def add_lora(site_B: Tensor, x_BI: Tensor, y_BO: Tensor) -> None:
         x_BI.shape[1],
         y_BO.data_ptr(),
         y_BO.shape[1],
+    )
+
+
+def add_packed_lora(packed: Tensor, first_row: int, num_rows: int, x_NI: Tensor, y_NO: Tensor) -> None:
+    """Add B(Ax) of one adapter at one site to rows that lie together, in place.
+
+    Args:
+        packed: What ``layers/lora_rows.py`` says lies in it.
+        first_row: First of the rows.
+        num_rows: How many.
+        x_NI: Input of the site.
+        y_NO: Its output.
+    """
+    _cpu.add_packed_lora(
+        _is_bf16(x_NI),
+        packed.data_ptr(),
+        first_row,
+        num_rows,
+        x_NI.data_ptr(),
+        x_NI.shape[1],
+        y_NO.data_ptr(),
+        y_NO.shape[1],
     )
 
 

@@ -16,6 +16,12 @@ void linear(const bf16 *x_NI, const bf16 *weight, const bf16 *residual_NO, bf16 
 void linear(const float *x_NI, const float *weight, const float *residual_NO, float *y_NO, int64_t num_rows,
             int64_t num_inputs, int64_t num_outputs);
 
+// Adds B (A x) of one adapter, packed at this address (products.h), to `num_rows` rows from `first_row` on.
+void add_packed_lora(int64_t lora, int64_t first_row, int64_t num_rows, const bf16 *x_NI, int64_t num_inputs,
+                     bf16 *y_NO, int64_t num_outputs);
+void add_packed_lora(int64_t lora, int64_t first_row, int64_t num_rows, const float *x_NI, int64_t num_inputs,
+                     float *y_NO, int64_t num_outputs);
+
 // Where the rows of a packed encoder input lie, and their bias: `first_B` holds the first token of each row and the
 // total; the bias lies by distance of key from query, `bias_stride` a head, distance 0 at `bias_zero`.
 struct PackedRows {

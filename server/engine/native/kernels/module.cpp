@@ -106,6 +106,19 @@ PyObject *py_add_lora(PyObject *, PyObject *const *args, Py_ssize_t) {
     });
 }
 
+PyObject *py_add_packed_lora(PyObject *, PyObject *const *args, Py_ssize_t) {
+    const int64_t lora = integer(args[1]), first_row = integer(args[2]), num_rows = integer(args[3]);
+    auto *x = address<void>(args[4]);
+    const int64_t num_inputs = integer(args[5]);
+    auto *y = address<void>(args[6]);
+    const int64_t num_outputs = integer(args[7]);
+    return run(args[0], [=](auto kind) {
+        using T = decltype(kind);
+        add_packed_lora(lora, first_row, num_rows, static_cast<const T *>(x), num_inputs, static_cast<T *>(y),
+                        num_outputs);
+    });
+}
+
 PyObject *py_argmax(PyObject *, PyObject *const *args, Py_ssize_t) {
     auto *logits = address<void>(args[1]);
     auto *token = address<int64_t>(args[2]);
@@ -182,6 +195,7 @@ PyMethodDef methods[] = {
     METHOD(gated_gelu, 5),
     METHOD(self_attention, 13),
     METHOD(cross_attention, 11),
+    METHOD(add_packed_lora, 8),
     METHOD(add_lora, 7),
     METHOD(argmax, 5),
     METHOD(linear, 8),

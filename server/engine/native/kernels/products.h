@@ -196,6 +196,85 @@ struct EncoderAttention {
     }
 };
 
+// One adapter at one site, packed as the products want it: A of all its modules side by side, ranks padded to 16, then
+// as many parts. Zeros stand where there is padding.
+struct PackedLoraPart {
+    int64_t b, first_rank, num_ranks, start, width;
+};
+struct PackedLora {
+    int64_t a, num_ranks, num_parts;
+    PackedLoraPart parts[1];
+};
+
+// Adds B (A x) of one adapter to rows that lie together.
+template <typename Type>
+struct LoraRows {
+    using Number = typename Type::Number;
+    const PackedLora &lora;
+    const Number *x_NI;
+    int64_t num_inputs;
+    Number *y_NO;
+    int64_t num_outputs;
+
+    template <int ROWS>
+    void run(int64_t first) const {
+        Number *h_NR = scratch<Number>(ROWS * stride());
+        // The last part of an odd number of ranks reads one more, against a zero; it must not find NaN there.
+        for (int row = 0; row < ROWS; ++row) store(h_NR + row * stride() + lora.num_ranks, _mm512_setzero_ps());
+        const auto *a = reinterpret_cast<const Number *>(lora.a);
+        int64_t block = 0;
+        for (; block + 2 <= lora.num_ranks / LANES; block += 2) shrink<ROWS, 2>(first, a, block, h_NR);
+        for (; block < lora.num_ranks / LANES; ++block) shrink<ROWS, 1>(first, a, block, h_NR);
+        for (int64_t index = 0; index < lora.num_parts; ++index) {
+            const PackedLoraPart &part = lora.parts[index];
+            for (block = 0; block + 3 <= part.width / LANES; block += 3) expand<ROWS, 3>(first, part, block, h_NR);
+            for (; block < part.width / LANES; ++block) expand<ROWS, 1>(first, part, block, h_NR);
+        }
+    }
+
+  private:
+    int64_t stride() const { return lora.num_ranks + LANES; }
+
+    template <int ROWS, int BLOCKS>
+    void shrink(int64_t first, const Number *a, int64_t block, Number *h_NR) const {
+        multiply<Type, ROWS, BLOCKS>(
+            x_NI + first * num_inputs, num_inputs, a + block * num_inputs * LANES, num_inputs,
+            [&](int row, int next, __m512 sum) { store(h_NR + row * stride() + (block + next) * LANES, sum); });
+    }
+
+    template <int ROWS, int BLOCKS>
+    void expand(int64_t first, const PackedLoraPart &part, int64_t block, const Number *h_NR) const {
+        const auto *b = reinterpret_cast<const Number *>(part.b) + block * part.num_ranks * LANES;
+        multiply<Type, ROWS, BLOCKS>(
+            h_NR + part.first_rank, stride(), b, part.num_ranks, [&](int row, int next, __m512 sum) {
+                Number *y = y_NO + (first + row) * num_outputs + part.start + (block + next) * LANES;
+                store(y, _mm512_add_ps(load(y), sum));
+            });
+    }
+};
+
+template <typename Type>
+void run_lora(const LoraRows<Type> &lora, int64_t first_row, int64_t num_rows) {
+    static constexpr void (LoraRows<Type>::*RUN[])(int64_t) const = {
+        nullptr,
+        &LoraRows<Type>::template run<1>,
+        &LoraRows<Type>::template run<2>,
+        &LoraRows<Type>::template run<3>,
+        &LoraRows<Type>::template run<4>,
+        &LoraRows<Type>::template run<5>,
+        &LoraRows<Type>::template run<6>,
+        &LoraRows<Type>::template run<7>,
+        &LoraRows<Type>::template run<8>,
+    };
+    const int64_t num_tiles = (num_rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    share_items(num_tiles, 2, [&](int64_t first, int64_t last) {
+        for (int64_t tile = first; tile < last; ++tile) {
+            const int64_t at = tile * num_rows / num_tiles;
+            (lora.*RUN[(tile + 1) * num_rows / num_tiles - at])(first_row + at);
+        }
+    });
+}
+
 template <typename Type>
 void run_linear(const Linear<Type> &linear, int64_t num_rows) {
     share_tiles(linear, num_rows, linear.num_outputs / LANES);

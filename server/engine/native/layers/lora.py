@@ -1,7 +1,8 @@
 """LoRA per row: y += s·B(Ax) where row i may have any resident adapter, or none.
 
 A *site* is one fused linear layer of the base (q, k and v together, for instance); an adapter changes *parts* of its
-output. The scaling is folded into B at load. Two ways of applying, one face (:class:`LoraDelta`):
+output. The scaling is folded into B at load. Two ways of applying by torch, one face (:class:`LoraDelta`);
+``lora_choice.py`` has others where kernels run:
 
 - :class:`SegmentDelta`: each adapter owns contiguous rows; two dense products per adapter. For the encoder, whose rows
   are sorted by adapter, and for a batch of one adapter.
@@ -24,7 +25,11 @@ from torch import Tensor
 
 from adapters.adapter_weights import LoraModule
 from adapters.errors import InvalidAdapterError
+from server.engine.native.kernels import cpu
 from server.engine.native.layers.finite import is_finite
+
+# Columns of output a kernel takes at once.
+_LANES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +52,17 @@ class LoraPart:
 
 @dataclass(frozen=True, slots=True)
 class LoraSite:
-    """An adapter at one site: the A of all its parts side by side, and the parts, by ``start``."""
+    """An adapter at one site.
+
+    Attributes:
+        a_IR: The A of all its parts side by side.
+        parts: The parts, by ``start``.
+        packed: On a processor with kernels, A and then each part's B as they multiply many rows; else empty.
+    """
 
     a_IR: Tensor
     parts: tuple[LoraPart, ...]
+    packed: tuple[Tensor, ...] = ()
 
 
 LoraAdapter = Mapping[str, LoraSite]
@@ -92,7 +104,14 @@ def _build_site(modules: list[tuple[Target, Tensor, Tensor]], device: torch.devi
     modules.sort(key=lambda module: module[0].start)
     a_IR = torch.cat([a_RI for _, a_RI, _ in modules]).T.contiguous().to(device)
     parts = tuple(LoraPart(where.start, where.stop, b_OR.T.contiguous().to(device)) for where, _, b_OR in modules)
-    return LoraSite(a_IR, parts)
+    return LoraSite(a_IR, parts, pack_site(a_IR, parts))
+
+
+def pack_site(a_IR: Tensor, parts: Sequence[LoraPart]) -> tuple[Tensor, ...]:
+    """Return :attr:`LoraSite.packed`."""
+    if not cpu.can_multiply(a_IR.new_empty(a_IR.shape[0], _LANES)):
+        return ()
+    return cpu.pack(a_IR.T), *(cpu.pack(part.b_RO.T) for part in parts)
 
 
 def _add_parts(h_NR: Tensor, parts: Sequence[LoraPart], y_NO: Tensor) -> None:

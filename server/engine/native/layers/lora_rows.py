@@ -1,7 +1,10 @@
-"""LoRAs of mixed rows on the processor: each row fetches its own adapter's weights where they lie.
+"""LoRAs on the processor by kernels that fetch each adapter's weights where they lie.
 
-Pays for the ranks of each row's own adapter; a row without one costs nothing. The weights are neither copied nor
-stacked: the kernel is handed addresses. Legend: B rows, I in, O out, S sites. Step thread only.
+Mixed rows, one token each, fetch their own adapter one by one; adapters with rows that lie together, as in the encoder,
+are multiplied with 8 rows at a time. Both pay for the ranks of each row's own adapter, and a row without one costs
+nothing. The weights are neither copied nor stacked: the kernels are handed addresses.
+
+Legend: B rows, I in, O out, S sites. Step thread only.
 """
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 from server.engine.native.kernels import cpu
-from server.engine.native.layers.lora import LoraAdapter, LoraDelta, LoraSite, SegmentDelta
+from server.engine.native.layers.lora import LoraAdapter, LoraDelta, LoraSite
 
 
 class RowLora:
@@ -21,14 +24,11 @@ class RowLora:
         self._laid_out: dict[int, _LaidOut] = {}
 
     def delta(self, segments: Sequence[tuple[int, int, LoraAdapter]]) -> LoraDelta:
-        """Return the delta of adapters that each own contiguous rows, (first, one past the last, adapter).
-
-        Long segments, which are an encoder's, go as dense products, for those read an adapter once for all its tokens.
-        """
-        if any(stop - start > 1 for start, stop, _ in segments):
-            return SegmentDelta(segments)
+        """Return the delta of adapters that each own contiguous rows, (first, one past the last, adapter)."""
         kept = self._laid_out
         self._laid_out = {id(adapter): kept.get(id(adapter)) or _LaidOut(adapter) for _, _, adapter in segments}
+        if any(stop - start > 1 for start, stop, _ in segments):
+            return _SegmentDelta([(start, stop, self._laid_out[id(adapter)]) for start, stop, adapter in segments])
         place = {site: index for index, site in enumerate(dict.fromkeys(s for _, _, a in segments for s in a))}
         addresses_SB = np.zeros((len(place), segments[-1][1]), dtype=np.int64)
         for row, _, adapter in segments:
@@ -39,10 +39,11 @@ class RowLora:
 
 
 class _LaidOut:
-    """An adapter as the kernel reads it, kept alive with it."""
+    """An adapter as the kernels read it, kept alive with it."""
 
     def __init__(self, adapter: LoraAdapter) -> None:
         self.adapter = adapter
+        self.packed = {site: _packed_table(found) for site, found in adapter.items()}
         self._tables = {site: _table(found) for site, found in adapter.items()}
         self.addresses = {site: table.data_ptr() for site, table in self._tables.items()}
 
@@ -53,6 +54,33 @@ def _table(site: LoraSite) -> Tensor:
     for part in site.parts:
         numbers += [part.b_RO.data_ptr(), len(part.b_RO), part.start, part.stop - part.start]
     return torch.tensor(numbers)
+
+
+def _packed_table(site: LoraSite) -> Tensor:
+    """Return what the kernel's ``PackedLora`` holds.
+
+    A, its padded ranks, the number of parts, and of each part B, the first of its ranks, their padded number, bounds.
+    """
+    a_packed, *b_packed = site.packed
+    numbers = [a_packed.data_ptr(), a_packed.shape[0] * a_packed.shape[2], len(site.parts)]
+    first_rank = 0
+    for part, packed in zip(site.parts, b_packed, strict=True):
+        num_ranks = packed.shape[1] * packed.shape[3]
+        numbers += [packed.data_ptr(), first_rank, num_ranks, part.start, part.stop - part.start]
+        first_rank += len(part.b_RO)
+    return torch.tensor(numbers)
+
+
+class _SegmentDelta:
+    def __init__(self, segments: Sequence[tuple[int, int, _LaidOut]]) -> None:
+        self._segments = tuple(segments)
+
+    def add(self, site: str, x_NI: Tensor, y_NO: Tensor) -> None:
+        """Add s·B(Ax) to ``y_NO`` in place, row by row's own adapter."""
+        for start, stop, adapter in self._segments:
+            packed = adapter.packed.get(site)
+            if packed is not None:
+                cpu.add_packed_lora(packed, start, stop - start, x_NI, y_NO)
 
 
 class _RowDelta:

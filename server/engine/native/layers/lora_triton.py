@@ -24,7 +24,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from server.engine.native.layers.lora import LoraAdapter, LoraDelta, LoraPart, LoraSite
+from server.engine.native.layers.lora import LoraAdapter, LoraDelta, LoraPart, LoraSite, SegmentDelta
 from server.engine.native.layers.lora_addresses import Addresses, AddressTable
 
 # Of a tile: few rows while decoding, many in the encoder. The smallest a tensor core takes is 16.
@@ -126,6 +126,8 @@ class GroupedLora:
         Args:
             segments: (first row, one past the last row, adapter), in any order; rows in none of them have no adapter.
         """
+        if len(segments) == 1:
+            return SegmentDelta(segments)  # one adapter's rows: dense products read it once
         addresses = self._table.hold(adapter for _, _, adapter in segments)
         rows: dict[int, list[Rows]] = {}
         for start, stop, adapter in segments:

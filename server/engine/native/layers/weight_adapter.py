@@ -169,7 +169,7 @@ def segment_delta(
         return None
     vectors = [(start, stop, adapter.vectors) for start, stop, adapter in segments if adapter.vectors]
     loras = [(start, stop, adapter.lora) for start, stop, adapter in segments]
-    lora = SegmentDelta(loras) if grouped is None or len(loras) == 1 else grouped.delta(loras)
+    lora = SegmentDelta(loras) if grouped is None else grouped.delta(loras)
     return AdapterDelta(lora, ElementwiseDelta(vectors) if vectors else None)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional  # noqa: E402
 from server.engine.native.decoder_attention import DecoderStep, prepare  # noqa: E402
 from server.engine.native.kernels import cpu  # noqa: E402
 from server.engine.native.kv_cache import KVCache  # noqa: E402
-from server.engine.native.layers.lora import LoraPart, LoraSite, SegmentDelta  # noqa: E402
+from server.engine.native.layers.lora import LoraPart, LoraSite, SegmentDelta, pack_site  # noqa: E402
 from server.engine.native.layers.lora_rows import RowLora  # noqa: E402
 from server.engine.native.layers.relative_position import DecoderBias  # noqa: E402
 
@@ -89,7 +89,8 @@ def site(num_inputs: int, dtype: torch.dtype, *parts: tuple[int, int, int], seed
     made = [LoraPart(start, stop, 0.1 * draw(rank, stop - start, seed=seed + start)) for start, stop, rank in parts]
     total = sum(rank for *_, rank in parts)
     a_IR = 0.1 * draw(num_inputs, total, seed=seed)
-    return LoraSite(a_IR.to(dtype), tuple(LoraPart(part.start, part.stop, part.b_RO.to(dtype)) for part in made))
+    a_IR, parts = a_IR.to(dtype), tuple(LoraPart(part.start, part.stop, part.b_RO.to(dtype)) for part in made)
+    return LoraSite(a_IR, parts, pack_site(a_IR, parts))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -103,7 +104,7 @@ def test_row_lora_mixed_ranks_equal_each_row_alone(dtype: torch.dtype) -> None:
         (row, row + 1, adapters[index]) for row, index in ((0, 4), (1, 0), (3, 1), (4, 2), (5, 3), (6, 5), (8, 0))
     ]
     x, y = draw(10, 48, dtype=dtype), draw(10, 96, seed=1, dtype=dtype)
-    wanted = y.float()
+    wanted = y.float().clone()
     in_float = [(start, stop, {"qkv": _float(adapter["qkv"])}) for start, stop, adapter in segments]
     SegmentDelta(in_float).add("qkv", x.float(), wanted)
     before = y.clone()
@@ -114,6 +115,24 @@ def test_row_lora_mixed_ranks_equal_each_row_alone(dtype: torch.dtype) -> None:
     torch.testing.assert_close(y.float(), wanted, **TOLERANCE[dtype])
     for row in (2, 7, 9):
         assert torch.equal(y[row], before[row])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_row_lora_rows_that_lie_together_equal_torch(dtype: torch.dtype) -> None:
+    ranks = [(16, 16), (3, 0), (64, 64), (1, 15), (8, 17)]
+    adapters = [
+        {"qkv": site(48, dtype, *[part for part in ((0, 32, q), (64, 96, v)) if part[2]], seed=index)}
+        for index, (q, v) in enumerate(ranks)
+    ]
+    bounds = [(0, 13), (13, 14), (20, 60), (60, 69), (70, 100)]
+    segments = [(*bound, adapter) for bound, adapter in zip(bounds, adapters, strict=True)]
+    x, y = draw(103, 48, dtype=dtype), draw(103, 96, seed=1, dtype=dtype)
+    wanted, before = y.float().clone(), y.clone()
+    SegmentDelta([(a, b, {"qkv": _float(adapter["qkv"])}) for a, b, adapter in segments]).add("qkv", x.float(), wanted)
+    RowLora().delta(segments).add("qkv", x, y)
+    torch.testing.assert_close(y.float(), wanted, **TOLERANCE[dtype])
+    assert torch.equal(y[14:20], before[14:20])
+    assert torch.equal(y[100:], before[100:])
 
 
 def _float(found: LoraSite) -> LoraSite:
