@@ -17,7 +17,7 @@
 namespace medley {
 
 // Numbers, and heads of a short past, below which one thread is done before another has heard of it.
-constexpr int64_t WORTH_SHARING = 1 << 14;
+constexpr int64_t WORTH_SHARING = 1 << 13;
 constexpr int64_t HEADS_AT_ONCE = 4;
 
 int64_t fewest_rows(int64_t width) { return (WORTH_SHARING + width - 1) / width; }
