@@ -96,6 +96,7 @@ def sample(
         The tokens on the device, and the step's output on the host: one copy of token ids.
     """
     if plan.is_greedy and cpu.can_run(logits_BV, widths=logits_BV.shape[1:]):
+        # The kernel's word for a row that is not finite, -1, is NOT_FINITE.
         token_B = cpu.argmax(logits_BV)
         return token_B, StepOutput(tuple(token_B.tolist()))
     logits_BV = logits_BV.float()

@@ -111,6 +111,17 @@ def overflowing(engine: NativeEngine, folder: Path, monkeypatch: pytest.MonkeyPa
     return ResolvedAdapter("spoilt", given.kind, given.path, rank=given.rank)
 
 
+async def test_burst_into_an_idle_engine_starts_together(folder: Path) -> None:
+    engine = make(folder, max_num_batched_tokens=1024)
+    await engine.start()
+    try:
+        await asyncio.gather(*(read(engine.submit(ask(f"first-{index}"))) for index in range(8)))
+        # The first tokens of all come from one step: eight rows take as many steps as one.
+        assert engine.stats().num_steps == 6
+    finally:
+        await engine.stop()
+
+
 async def test_adapter_that_cannot_be_loaded_fails_its_requests_alone(
     engine: NativeEngine, folder: Path, tmp_path: Path
 ) -> None:

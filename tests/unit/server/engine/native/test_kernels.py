@@ -1,5 +1,8 @@
 """The compiled kernels against torch in float32, on the shapes where they could go wrong: odd tails, bounds, NaN."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -20,6 +23,13 @@ pytestmark = [
 ]
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: {"atol": 1e-5, "rtol": 1e-5}, torch.bfloat16: {"atol": 0.03, "rtol": 0.02}}
+
+
+@pytest.fixture(autouse=True, params=[1, 3], ids=["one-thread", "three-threads"])
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    cpu.set_num_threads(request.param)
+    yield
+    cpu.set_num_threads(1)
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -148,3 +158,15 @@ def test_row_lora_overflow_in_one_row_stays_there() -> None:
     assert not y[0].isfinite().any()
     assert y[1].isfinite().all()
     assert not y[2].any()
+
+
+# Work comes from two threads at once, in pieces of very different sizes, some while the pool's threads are asleep.
+def test_kernels_called_from_two_threads_at_once_do_all_of_their_work() -> None:
+    weight, packed = draw(304, 64), cpu.pack(draw(304, 64))
+
+    def check(seed: int) -> bool:
+        x = draw(1 + seed % 37, 64, seed=seed)
+        return torch.allclose(cpu.linear(x, packed, None), x @ weight.T, atol=1e-4)
+
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        assert all(threads.map(check, range(400)))
