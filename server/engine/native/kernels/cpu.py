@@ -62,6 +62,7 @@ def pack(weight_OI: Tensor) -> Tensor:
 
 def linear(x_NI: Tensor, packed: Tensor, residual_NO: Tensor | None) -> Tensor:
     """Return x Wᵀ, plus the residual where given; sums in float32, rounded once."""
+    assert x_NI.is_contiguous()
     y_NO = x_NI.new_empty(x_NI.shape[0], packed.shape[0] * _LANES)
     residual = 0 if residual_NO is None else residual_NO.data_ptr()
     _cpu.linear(
@@ -95,6 +96,7 @@ def linear_int8(x_NI: Tensor, packed: Tensor, scale_O: Tensor, sum_O: Tensor, re
 
     A row that holds NaN or infinity gets NaN and leaves the others alone.
     """
+    assert x_NI.is_contiguous()
     y_NO = x_NI.new_empty(x_NI.shape[0], len(scale_O))
     residual = 0 if residual_NO is None else residual_NO.data_ptr()
     _cpu.linear_int8(
@@ -120,6 +122,7 @@ def encoder_attention(qkv_T3HK: Tensor, first_B: Tensor, bias_HN: Tensor, num_he
         bias_HN: Float32 bias by distance of key from query, distance 0 in the middle.
         num_heads: H.
     """
+    assert qkv_T3HK.is_contiguous()
     num_tokens, width = qkv_T3HK.shape[0], qkv_T3HK.shape[1] // 3
     y_THK = qkv_T3HK.new_empty(num_tokens, width)
     _cpu.encoder_attention(
@@ -139,6 +142,7 @@ def encoder_attention(qkv_T3HK: Tensor, first_B: Tensor, bias_HN: Tensor, num_he
 
 def rms_norm(x_ND: Tensor, gamma_D: Tensor, eps: float) -> Tensor:
     """Return x / √(mean(x²) + eps) · gamma."""
+    assert x_ND.is_contiguous()
     y_ND = torch.empty_like(x_ND)
     _cpu.rms_norm(_is_bf16(x_ND), x_ND.data_ptr(), gamma_D.data_ptr(), y_ND.data_ptr(), *x_ND.shape, eps)
     return y_ND
@@ -146,6 +150,7 @@ def rms_norm(x_ND: Tensor, gamma_D: Tensor, eps: float) -> Tensor:
 
 def gated_gelu(h_N2F: Tensor) -> Tensor:
     """Return gelu(first half) · second half, (N, F), with GELU in its tanh form."""
+    assert h_N2F.is_contiguous()
     y_NF = h_N2F.new_empty(h_N2F.shape[0], h_N2F.shape[1] // 2)
     _cpu.gated_gelu(_is_bf16(h_N2F), h_N2F.data_ptr(), y_NF.data_ptr(), *y_NF.shape)
     return y_NF
@@ -163,6 +168,7 @@ def self_attention(
         bias_HT: Float32 bias by age, the oldest first, so that the last entry is the newest token's own.
         position_B: Where each row stands, int64.
     """
+    assert qkv_B3HK.is_contiguous()
     num_rows, num_heads, width = len(qkv_B3HK), keys_SHTK.shape[1], keys_SHTK.shape[3]
     y_BHK = qkv_B3HK.new_empty(num_rows, num_heads * width)
     _cpu.self_attention(
@@ -185,6 +191,7 @@ def self_attention(
 
 def cross_attention(q_BHK: Tensor, keys_SHLK: Tensor, values_SHLK: Tensor, length_B: Tensor) -> Tensor:
     """Attend from one query per row to the row's first ``length_B`` encoder positions; return (B, H·K)."""
+    assert q_BHK.is_contiguous()
     num_rows, num_heads, width = len(q_BHK), keys_SHLK.shape[1], keys_SHLK.shape[3]
     y_BHK = torch.empty_like(q_BHK)
     _cpu.cross_attention(
@@ -212,6 +219,8 @@ def add_lora(site_B: Tensor, x_BI: Tensor, y_BO: Tensor) -> None:
         x_BI: Input of the site.
         y_BO: Its output.
     """
+    assert x_BI.is_contiguous()
+    assert y_BO.is_contiguous()
     _cpu.add_lora(
         _is_bf16(x_BI),
         site_B.data_ptr(),
@@ -233,6 +242,8 @@ def add_packed_lora(packed: Tensor, first_row: int, num_rows: int, x_NI: Tensor,
         x_NI: Input of the site.
         y_NO: Its output.
     """
+    assert x_NI.is_contiguous()
+    assert y_NO.is_contiguous()
     _cpu.add_packed_lora(
         _is_bf16(x_NI),
         packed.data_ptr(),
@@ -247,6 +258,7 @@ def add_packed_lora(packed: Tensor, first_row: int, num_rows: int, x_NI: Tensor,
 
 def argmax(logits_BV: Tensor) -> Tensor:
     """Return each row's best token, the first of equals, or -1 where its logits hold NaN or positive infinity."""
+    assert logits_BV.is_contiguous()
     token_B = torch.empty(len(logits_BV), dtype=torch.long)
     _cpu.argmax(_is_bf16(logits_BV), logits_BV.data_ptr(), token_B.data_ptr(), *logits_BV.shape)
     return token_B
