@@ -26,6 +26,7 @@ from server.core.errors import (  # noqa: E402
 from server.core.outputs import FinishReason  # noqa: E402
 from server.core.sampling import SamplingParams  # noqa: E402
 from server.engine.base import EngineOutput, EngineRequest, ResolvedAdapter  # noqa: E402
+from server.engine.native import step_loop  # noqa: E402
 from server.engine.native.batch import Batch, EncodeShare, StepOutput  # noqa: E402
 from server.engine.native.engine import NativeEngine, NativeEngineConfig, _answer  # noqa: E402
 from tests.fixtures.t5_models import (  # noqa: E402
@@ -104,14 +105,18 @@ def overflowing(engine: NativeEngine, folder: Path, monkeypatch: pytest.MonkeyPa
         payload = read(adapter)
         if adapter.digest == "spoilt":
             for site in payload.lora.values():
-                site.a_IR.fill_(1e38)
+                for a in (site.a_IR, *site.packed[:1]):
+                    a.fill_(1e38)
         return payload
 
     monkeypatch.setattr(engine._tiers, "_read", spoil)
     return ResolvedAdapter("spoilt", given.kind, given.path, rank=given.rank)
 
 
-async def test_burst_into_an_idle_engine_starts_together(folder: Path) -> None:
+async def test_burst_into_an_idle_engine_starts_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So long that a busy machine does not part the burst.
+    monkeypatch.setattr(step_loop, "_QUIET_S", 0.3)
+    monkeypatch.setattr(step_loop, "_LONGEST_GATHERING_S", 3.0)
     engine = make(folder, max_num_batched_tokens=1024)
     await engine.start()
     try:
