@@ -23,6 +23,7 @@ from transformers import T5ForConditionalGeneration  # noqa: E402
 from server.core.sampling import SamplingParams  # noqa: E402
 from server.engine.base import EngineRequest  # noqa: E402
 from server.engine.native.engine import NativeEngine, NativeEngineConfig  # noqa: E402
+from server.engine.native.kernels import cpu  # noqa: E402
 from tests.fixtures.t5_models import (  # noqa: E402
     FLAN_T5_SMALL,
     LORAS,
@@ -195,7 +196,13 @@ async def test_engine_mixed_crowd_equals_each_request_alone(
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not (MINI / "model.safetensors").exists(), reason="medley-mini is not in the library yet")
-async def test_engine_mixed_crowd_on_medley_mini_equals_each_request_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_kernels", [True, False], ids=["kernels", "torch"])
+async def test_engine_mixed_crowd_on_medley_mini_equals_each_request_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_kernels: bool
+) -> None:
+    if not has_kernels:
+        # As on a processor without AVX-512, or where no C++ compiler was at hand.
+        monkeypatch.setattr(cpu, "_cpu", None)
     write_loras(tmp_path, MINI, LORAS, seed=6)
     write_prompts(tmp_path, MINI, PROMPTS, seed=7)
     vocab_size = T5ForConditionalGeneration.from_pretrained(MINI).config.vocab_size
