@@ -10,6 +10,11 @@ The tree::
     ├── InvalidAdapterReferenceError   a name, version or alias that is not well formed
     ├── AdapterNotFoundError           no such name, version or alias
     ├── AdapterNotReadyError           known, but still uploading, or refused, or retired
+    ├── AdapterInUseError              an alias or a running request holds the version
+    ├── RollbackError                  an alias without an earlier target
+    ├── IdempotencyConflictError       an idempotency key used before for something else
+    ├── SourceNotAllowedError          a source the operator has not allowed
+    ├── SourceError                    an allowed source that cannot be fetched
     ├── PromptTemplateError            a prompt template that does not render
     ├── InvalidBaseError               a base model's folder that cannot be read
     ├── StoreError                     the store cannot be read or written
@@ -58,6 +63,26 @@ class AdapterNotFoundError(AdapterError):
 
 class AdapterNotReadyError(AdapterError):
     """The version is known but not ready to serve."""
+
+
+class AdapterInUseError(AdapterError):
+    """An alias or a running request holds the version, so it cannot be deleted."""
+
+
+class RollbackError(AdapterError):
+    """The alias has no earlier target that is still ready."""
+
+
+class IdempotencyConflictError(AdapterError):
+    """The idempotency key was used before, for another change."""
+
+
+class SourceNotAllowedError(AdapterError):
+    """The operator has not allowed uploads from this source."""
+
+
+class SourceError(AdapterError):
+    """An allowed source that cannot be fetched."""
 
 
 class PromptTemplateError(AdapterError):

@@ -97,9 +97,20 @@ class FailedPreconditionError(MedleyError):
 
 
 class ResourceExhaustedError(MedleyError):
-    """A bounded queue or a size limit is full; try again later or send less."""
+    """A bounded queue, a quota or a size limit is full; try again later or send less.
+
+    Args:
+        message: As for every error.
+        param: As for every error.
+        retry_after_s: When trying again may help, where that is known.
+    """
 
     code = ErrorCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        """Keep what is said, and when to try again."""
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(MedleyError):
@@ -137,6 +148,11 @@ ADAPTER_ERROR_CODES: Mapping[type[adapter_errors.AdapterError], ErrorCode] = Map
         adapter_errors.InvalidBaseError: ErrorCode.FAILED_PRECONDITION,
         adapter_errors.AdapterNotFoundError: ErrorCode.NOT_FOUND,
         adapter_errors.AdapterNotReadyError: ErrorCode.FAILED_PRECONDITION,
+        adapter_errors.AdapterInUseError: ErrorCode.FAILED_PRECONDITION,
+        adapter_errors.RollbackError: ErrorCode.FAILED_PRECONDITION,
+        adapter_errors.IdempotencyConflictError: ErrorCode.ALREADY_EXISTS,
+        adapter_errors.SourceNotAllowedError: ErrorCode.PERMISSION_DENIED,
+        adapter_errors.SourceError: ErrorCode.FAILED_PRECONDITION,
         adapter_errors.CorruptBlobError: ErrorCode.INTERNAL,
         adapter_errors.StoreError: ErrorCode.UNAVAILABLE,
     }
