@@ -25,6 +25,7 @@ from server.core.errors import InvalidArgumentError
 from server.engine.factory import EngineConfig
 from server.evaluation.evaluator import EvaluationConfig
 from server.observability.logging import LogConfig
+from server.observability.metrics import MetricsConfig
 from server.service.adapters import CatalogConfig
 from server.service.inference import InferenceConfig
 
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
         evaluation: Scoring.
         http: HTTP front end.
         grpc: gRPC front end.
+        metrics: Bounds of what is counted apart.
         log: Logs.
     """
 
@@ -67,6 +69,7 @@ class Settings(BaseSettings):
     evaluation: EvaluationConfig = EvaluationConfig()
     http: HttpConfig = HttpConfig()
     grpc: GrpcConfig = GrpcConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
 
 

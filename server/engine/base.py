@@ -13,6 +13,7 @@ from adapters.manifest import AdapterKind, BaseModelSpec
 from server.core.errors import MedleyError
 from server.core.outputs import FinishReason, TokenLogprob
 from server.core.sampling import SamplingParams
+from server.observability.durations import DurationCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ class EngineStats:
         num_adapter_evictions: Evictions since start.
         num_adapter_host_hits: Loads that found the weights in host memory, since start.
         num_adapter_host_bytes: Bytes of adapters kept in host memory.
+        adapter_load_times: How long it took to bring adapters up, since start.
         num_steps: Steps since start.
         num_generated_tokens: Tokens since start.
     """
@@ -146,6 +148,7 @@ class EngineStats:
     num_adapter_evictions: int = 0
     num_adapter_host_hits: int = 0
     num_adapter_host_bytes: int = 0
+    adapter_load_times: DurationCounts = field(default=DurationCounts())
     num_steps: int = 0
     num_generated_tokens: int = 0
 

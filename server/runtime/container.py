@@ -39,7 +39,7 @@ class Container:
     def __init__(self, settings: Settings) -> None:
         """Build nothing yet; :meth:`start` does."""
         self._settings = settings
-        self._metrics = Metrics()
+        self._metrics = Metrics(settings.metrics)
         self._engine: Engine | None = None
         self._evaluator: Evaluator | None = None
         self._registry: Registry | None = None

@@ -102,6 +102,7 @@ class AdapterCatalog:
                 await self._staging.remove(staged.folder)
         except Exception as error:
             code = str(code_of(error))
+            self._metrics.adapter_failed("upload", error)
             raise
         finally:
             self._num_uploads -= 1

@@ -28,7 +28,7 @@ from server.core.outputs import (
     Usage,
 )
 from server.engine.base import EngineOutput
-from server.observability.metrics import Metrics
+from server.observability.metrics import Metrics, RequestMetrics
 from server.service.text import TextStream
 from server.service.tokenizer import Tokenizer
 
@@ -78,7 +78,8 @@ class Generation:
         outputs: The engine's outputs.
         tokenizer: Decodes them.
         hooks: Whom to tell.
-        metrics: Where latencies are recorded.
+        metrics: Where latencies between tokens are recorded.
+        figures: Where all others are recorded, by adapter.
         score_wait_s: Longest wait for scores, after the whole text has been handed out.
     """
 
@@ -90,6 +91,7 @@ class Generation:
         tokenizer: Tokenizer,
         hooks: Hooks,
         metrics: Metrics,
+        figures: RequestMetrics,
         score_wait_s: float,
     ) -> None:
         """Begin before the first output."""
@@ -102,6 +104,7 @@ class Generation:
         self._stream = TextStream(tokenizer, opened.stops)
         self._hooks = hooks
         self._metrics = metrics
+        self._figures = figures
         self._score_wait_s = score_wait_s
         self._pieces: list[str] = []
         self._num_tokens = 0
@@ -196,7 +199,7 @@ class Generation:
         self._engine_ended = output.finish_reason is not None
         if output.queue_s is not None:
             self._queue_s = output.queue_s
-            self._metrics.queue.observe(output.queue_s)
+            self._figures.queue.observe(output.queue_s)
         if output.token_ids:
             self._record_tokens(len(output.token_ids))
         return self._keep(self._stream.feed(output.token_ids))
@@ -205,7 +208,7 @@ class Generation:
         now_s = time.monotonic()
         if self._first_token_s is None:
             self._first_token_s = now_s
-            self._metrics.ttft.observe(now_s - self._accepted_s)
+            self._figures.ttft.observe(now_s - self._accepted_s)
         else:
             self._metrics.itl.observe((now_s - self._last_token_s) / num_tokens)
         self._last_token_s = now_s
@@ -228,7 +231,7 @@ class Generation:
         ttft_s = e2e_s if self._first_token_s is None else self._first_token_s - self._accepted_s
         error = _error_of(reason, output.error)
         if error is None:
-            self._metrics.e2e.observe(e2e_s)
+            self._figures.e2e.observe(e2e_s)
         self._terminal = GenerationChunk(
             text="",
             finish_reason=reason,

@@ -21,11 +21,11 @@ from server.core.errors import (
     UnavailableError,
     code_of,
 )
-from server.core.outputs import GenerationChunk
+from server.core.outputs import FinishReason, GenerationChunk
 from server.core.request import GenerationRequest
 from server.engine.base import Engine, EngineRequest
 from server.evaluation.window import FinishedRequest
-from server.observability.metrics import Metrics
+from server.observability.metrics import Metrics, RequestMetrics
 from server.service.directory import AdapterDirectory, ServableAdapter
 from server.service.feedback import FeedbackService, check_references
 from server.service.generation import Generation, Hooks, Opened, Scores
@@ -101,18 +101,21 @@ class InferenceService:
             AdapterError: If an adapter reference is not well formed, unknown or not ready.
         """
         accepted_s = time.monotonic()
+        figures = self._metrics.unresolved() if request.adapters else self._metrics.of(())
         try:
             self._check(request)
             self._num_opening += 1
             try:
-                return await self._open(request, accepted_s)
+                adapters = await self._lease(request)
+                figures = self._metrics.of([adapter.use.name for adapter in adapters])
+                return await self._open(request, adapters, figures, accepted_s)
             finally:
                 self._num_opening -= 1
         except asyncio.CancelledError:
-            self._metrics.requests.labels(code=ErrorCode.CANCELLED).inc()
+            figures.ended(ErrorCode.CANCELLED)
             raise
         except (MedleyError, AdapterError) as error:
-            self._metrics.requests.labels(code=code_of(error)).inc()
+            figures.ended(code_of(error))
             raise
 
     def _check(self, request: GenerationRequest) -> None:
@@ -139,8 +142,20 @@ class InferenceService:
         if self._num_opening >= self._config.max_num_opening:
             raise ResourceExhaustedError("too many requests arrive at once; try again later")
 
-    async def _open(self, request: GenerationRequest, accepted_s: float) -> Generation:
-        adapters = await self._directory.lease(request.adapters)
+    async def _lease(self, request: GenerationRequest) -> tuple[ServableAdapter, ...]:
+        try:
+            return await self._directory.lease(request.adapters)
+        except AdapterError as error:
+            self._metrics.adapter_failed("lookup", error)
+            raise
+
+    async def _open(
+        self,
+        request: GenerationRequest,
+        adapters: tuple[ServableAdapter, ...],
+        figures: RequestMetrics,
+        accepted_s: float,
+    ) -> Generation:
         try:
             token_ids = await self._tokenize(self._prompt(request, adapters))
             self._check_length(len(token_ids), adapters)
@@ -149,14 +164,15 @@ class InferenceService:
         except BaseException:
             self._directory.release(adapters)
             raise
-        self._metrics.prompt_tokens.inc(len(token_ids))
+        figures.prompt_tokens.inc(len(token_ids))
         uses = tuple(adapter.use for adapter in adapters)
         return Generation(
             Opened(request.request_id, uses, len(token_ids), request.sampling.stop, accepted_s),
             outputs,
             tokenizer=self._tokenizer,
-            hooks=self._hooks(request, adapters),
+            hooks=self._hooks(request, adapters, figures),
             metrics=self._metrics,
+            figures=figures,
             score_wait_s=self._config.score_wait_s,
         )
 
@@ -182,7 +198,9 @@ class InferenceService:
                 f"the prompt has {num_tokens} tokens{virtual}; at most {limit} fit", param="text"
             )
 
-    def _hooks(self, request: GenerationRequest, adapters: tuple[ServableAdapter, ...]) -> Hooks:
+    def _hooks(
+        self, request: GenerationRequest, adapters: tuple[ServableAdapter, ...], figures: RequestMetrics
+    ) -> Hooks:
         def finished(text: str) -> "Future[Scores] | None":
             label = "+".join(f"{adapter.use.name}:{adapter.use.version}" for adapter in adapters) or "base"
             digests = tuple(adapter.use.digest for adapter in adapters)
@@ -192,18 +210,21 @@ class InferenceService:
 
         def closed(terminal: GenerationChunk | None) -> None:
             self._directory.release(adapters)
-            self._record(terminal)
+            self._record(terminal, adapters, figures)
 
         return Hooks(abort=lambda: self._engine.abort(request.request_id), finished=finished, closed=closed)
 
-    def _record(self, terminal: GenerationChunk | None) -> None:
+    def _record(
+        self, terminal: GenerationChunk | None, adapters: Sequence[ServableAdapter], figures: RequestMetrics
+    ) -> None:
         if terminal is None:
-            code = str(ErrorCode.CANCELLED)
-        else:
-            code = OK if terminal.error is None else str(terminal.error.code)
-        self._metrics.requests.labels(code=code).inc()
-        if terminal is not None and terminal.usage is not None:
-            self._metrics.generated_tokens.inc(terminal.usage.num_completion_tokens)
+            figures.ended(ErrorCode.CANCELLED)
+            return
+        figures.ended(OK if terminal.error is None else terminal.error.code)
+        if terminal.usage is not None:
+            figures.generated_tokens.inc(terminal.usage.num_completion_tokens)
+        if adapters and terminal.finish_reason is FinishReason.ERROR and terminal.error is not None:
+            self._metrics.adapter_failed("serving", terminal.error)
 
 
 def check_unicode(text: str, param: str) -> None:

@@ -5,6 +5,7 @@ On CPU both are the same memory: what a slot gives up is still there, and taking
 keeps pinned copies, and copies run on a stream of their own beside the steps. Knows no slots.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
@@ -14,6 +15,7 @@ import torch
 from server.engine.base import ResolvedAdapter
 from server.engine.native.host_tier import HostTier
 from server.engine.native.payload_tensors import keep_for, payload_bytes, to_device, to_pinned
+from server.observability.durations import Durations
 
 Payload = TypeVar("Payload")
 
@@ -28,10 +30,12 @@ class AdapterTiers(Generic[Payload]):
 
     Attributes:
         host: The host memory.
+        load_times: How long :meth:`load` took, failures left out.
     """
 
     def __init__(self, read: Callable[[ResolvedAdapter], Payload], device: torch.device, max_host_bytes: int) -> None:
         self.host: HostTier[Payload] = HostTier(max_host_bytes, payload_bytes)
+        self.load_times = Durations()
         self._read, self._device = read, device
         self._is_host = device.type == "cpu"
         self._stream = None if self._is_host else torch.cuda.Stream(device)
@@ -47,6 +51,7 @@ class AdapterTiers(Generic[Payload]):
         Raises:
             AdapterError: If the files are not a sound adapter for this base.
         """
+        begun_s = time.monotonic()
         with self._beside_the_steps():
             kept = self.host.get(adapter.digest)
             payload = self._read_and_keep(adapter) if kept is None else to_device(kept, self._device)
@@ -54,6 +59,7 @@ class AdapterTiers(Generic[Payload]):
             self._stream.synchronize()
             # The steps read it on their own stream, of which the allocator of this one knows nothing.
             keep_for(payload, torch.cuda.default_stream(self._device))
+        self.load_times.observe(time.monotonic() - begun_s)
         return payload
 
     def fetch(self, adapter: ResolvedAdapter) -> None:

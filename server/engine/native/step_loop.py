@@ -265,6 +265,7 @@ class StepLoop:
             num_adapter_evictions=self.adapters.num_evictions,
             num_adapter_host_hits=self._tiers.host.num_hits,
             num_adapter_host_bytes=self._tiers.host.num_bytes,
+            adapter_load_times=self._tiers.load_times.counted,
             num_steps=self._num_steps,
             num_generated_tokens=self._num_generated_tokens,
         )

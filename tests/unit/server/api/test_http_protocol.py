@@ -250,7 +250,7 @@ class TestOperations:
     async def test_metrics_count_requests(self, client: httpx.AsyncClient) -> None:
         await client.post("/v1/summarize", json={"text": "x"})
         text = (await client.get("/metrics")).text
-        count = re.search(r'^medley_requests_total\{code="OK"\} (\S+)$', text, re.MULTILINE)
+        count = re.search(r'^medley_requests_total\{adapters="base",code="OK"\} (\S+)$', text, re.MULTILINE)
         assert count is not None
         assert float(count[1]) >= 1
 

@@ -1,10 +1,12 @@
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client import generate_latest
 
 from server.engine.base import EngineStats
-from server.observability.metrics import Metrics
+from server.observability.durations import Durations
+from server.observability.metrics import Metrics, MetricsConfig
 
 PAGE = Path(__file__).parents[4] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(medley_\w+)` \| (\w+) \| \w* ?\| ([^|]*)\|", re.MULTILINE)
@@ -28,7 +30,8 @@ def test_metrics_page_names_every_metric_with_its_type() -> None:
 
 def test_metrics_page_names_every_label() -> None:
     metrics = watched()
-    metrics.requests.labels(code="OK").inc()
+    metrics.of(()).ended("OK")
+    metrics.adapter_failed("upload", ValueError())
     metrics.uploads.labels(code="OK").inc()
     metrics.rouge.labels(metric="rouge1", adapters="base").observe(40.0)
     found = {
@@ -51,5 +54,34 @@ def test_engine_gauges_are_read_at_each_scrape() -> None:
 
 def test_metrics_of_two_servers_in_one_process_stay_apart() -> None:
     first, second = Metrics(), Metrics()
-    first.prompt_tokens.inc(5)
-    assert second.registry.get_sample_value("medley_prompt_tokens_total") == 0.0
+    first.of(()).prompt_tokens.inc(5)
+    assert second.registry.get_sample_value("medley_prompt_tokens_total", {"adapters": "base"}) is None
+
+
+def test_adapters_beyond_the_bound_are_counted_under_other() -> None:
+    metrics = Metrics(MetricsConfig(max_num_adapter_labels=2))
+    for names in (["a"], ["b", "a"], ["c"], ["a", "b"], ["d"], []):
+        metrics.of(names).prompt_tokens.inc()
+    counted = {
+        sample.labels["adapters"]: sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "medley_prompt_tokens_total"
+    }
+    assert counted == {"a": 1, "a+b": 2, "other": 2, "base": 1}
+
+
+def test_load_times_are_rendered_as_a_histogram() -> None:
+    durations = Durations()
+    for duration_s in (0.0005, 0.02, 0.02, 100.0):
+        durations.observe(duration_s)
+    metrics = Metrics()
+    metrics.watch_engine(
+        lambda: EngineStats(alive=True, num_waiting=0, num_running=0, adapter_load_times=durations.counted)
+    )
+    value = metrics.registry.get_sample_value
+    bounds = ("0.001", "0.01", "0.025", "10.0", "+Inf")
+    counts = [value("medley_adapter_load_seconds_bucket", {"le": bound}) for bound in bounds]
+    assert counts == [1, 1, 3, 3, 4]
+    assert value("medley_adapter_load_seconds_count") == 4
+    assert value("medley_adapter_load_seconds_sum") == pytest.approx(100.0405)
