@@ -11,7 +11,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,quantization,training,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,postgres,quantization,s3,training,dev]'
 	touch $@
 
 # SAMPLE=file.jsonl takes other dialogues than the shipped ones, NUM=50 how many, SPLIT=validation which.
