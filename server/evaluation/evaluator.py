@@ -40,12 +40,15 @@ class EvaluationConfig:
         max_num_finished: Most finished requests remembered for references that come later.
         finished_ttl_s: Seconds a finished request is remembered.
         max_num_labels: Most adapter combinations with figures of their own; the rest share ``other``.
+        warm_at_start: Whether the server is ready only once the scorer is, which takes seconds; else the first text to
+            be scored waits for it, and a server nobody asks for scores never loads it.
     """
 
     max_num_queued: int = 256
     max_num_finished: int = 4096
     finished_ttl_s: float = 900.0
     max_num_labels: int = 128
+    warm_at_start: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,16 @@ class Evaluator:
     def __init__(self, make_scorer: Callable[[], Scorer], config: EvaluationConfig, metrics: Metrics) -> None:
         """Start nothing; :meth:`start` does."""
         self._make_scorer = make_scorer
+        self._warm_at_start = config.warm_at_start
         self._metrics = metrics
         self._tally = Tally(config.max_num_labels)
         self._jobs: queue.Queue[_Job | None] = queue.Queue(config.max_num_queued)
+        self._made_scorer: Scorer | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
 
     async def start(self) -> None:
-        """Start the worker and wait until its scorer has scored once.
+        """Start the worker and, if it is to be warm, wait until its scorer has scored once.
 
         Raises:
             Exception: Whatever building the scorer raised.
@@ -127,8 +132,8 @@ class Evaluator:
 
     def _work(self, warm: "Future[None]") -> None:
         try:
-            scorer = self._make_scorer()
-            scorer.score("a warm engine", ["a warm scorer"])
+            if self._warm_at_start:
+                self._scorer().score("a warm engine", ["a warm scorer"])
         except Exception as error:
             warm.set_exception(error)
             return
@@ -136,11 +141,16 @@ class Evaluator:
         while (job := self._jobs.get()) is not None:
             # From here on the future cannot be cancelled under us by whoever gave up waiting for it.
             if job.scores.set_running_or_notify_cancel():
-                self._score(scorer, job)
+                self._score(job)
 
-    def _score(self, scorer: Scorer, job: _Job) -> None:
+    def _scorer(self) -> Scorer:
+        if self._made_scorer is None:
+            self._made_scorer = self._make_scorer()
+        return self._made_scorer
+
+    def _score(self, job: _Job) -> None:
         try:
-            scores = scorer.score(job.finished.text, job.references)
+            scores = self._scorer().score(job.finished.text, job.references)
         except Exception:
             _log.exception("scoring failed", extra={"request_id": job.finished.request_id})
             job.scores.set_exception(InternalError("scoring failed"))

@@ -100,3 +100,20 @@ def test_tally_gives_means_per_label_and_shares_one_beyond_the_bound() -> None:
     assert labels == ["a", "a", "b", OTHER, OTHER]
     figures = {each.adapters: (each.num_scored, each.means["rouge1"]) for each in tally.evaluations()}
     assert figures == {"a": (2, 20.0), "b": (1, 5.0), OTHER: (2, 2.0)}
+
+
+async def test_evaluator_not_warmed_builds_its_scorer_for_the_first_text() -> None:
+    built: list[SlowScorer] = []
+
+    def build() -> SlowScorer:
+        built.append(SlowScorer())
+        built[-1].gate.set()
+        return built[-1]
+
+    evaluator = Evaluator(build, EvaluationConfig(warm_at_start=False), Metrics())
+    await evaluator.start()
+    assert not built
+    for _ in range(2):
+        assert await asyncio.wrap_future(evaluator.offer(FINISHED, ["reference"])) == {"rouge1": 50.0}
+    await evaluator.stop()
+    assert len(built) == 1
