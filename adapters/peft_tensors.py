@@ -13,8 +13,6 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import numpy as np
-
 from adapters.adapter_folder import CONFIG_FILE
 from adapters.adapter_weights import Float32Array
 from adapters.errors import InvalidAdapterError, UnsupportedAdapterError, WrongBaseError
@@ -108,9 +106,9 @@ def layers_of(
     if len(adapter_names) > 1:
         raise InvalidAdapterError("the weights file holds more than one adapter; save them one by one")
     for path, found in layers.items():
-        missing = sorted(parts - found.keys())
-        if missing:
-            raise InvalidAdapterError(f"{path} has no {missing[0]}, which {peft_type} needs; save the adapter again")
+        if missing := parts - found.keys():
+            part = min(missing)
+            raise InvalidAdapterError(f"{path} has no {part}, which {peft_type} needs; save the adapter again")
     return layers
 
 
@@ -183,8 +181,7 @@ def servable(array: Float32Array, name: str, factor: float = 1.0) -> Float32Arra
     Raises:
         InvalidAdapterError: If one is not finite, or would not be in a narrower dtype or times ``factor``.
     """
-    with np.errstate(invalid="ignore"):
-        largest = max(float(array.max()), -float(array.min()))
+    largest = max(float(array.max()), -float(array.min()))
     # A comparison with NaN is false. The factor alone counts too: where it is infinite, zeros become NaN.
     if not (abs(factor) <= _MAX_ABS_VALUE and largest * max(abs(factor), 1.0) <= _MAX_ABS_VALUE):
         raise InvalidAdapterError(

@@ -7,13 +7,15 @@ Source:
     Format: https://github.com/huggingface/safetensors/blob/v0.8.0/README.md#format
 """
 
+import errno
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,18 +23,22 @@ from adapters.adapter_weights import Float32Array
 from adapters.errors import AdapterTooLargeError, InvalidAdapterError
 from adapters.strict_json import parse_object, show
 
-FLOAT_DTYPES = ("F32", "F16", "BF16")
+_NUMPY_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+FLOAT_DTYPES = tuple(_NUMPY_DTYPES)
 _DTYPES_BY_BYTES = {
-    8: ("F64", "I64", "U64"),
+    8: ("F64", "I64", "U64", "C64"),
     4: ("F32", "I32", "U32"),
     2: ("F16", "BF16", "I16", "U16"),
-    1: ("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"),
+    1: ("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
 }
 _ITEM_BYTES = {dtype: num_bytes for num_bytes, dtypes in _DTYPES_BY_BYTES.items() for dtype in dtypes}
 _LENGTH_BYTES = 8
 _MAX_MAGIC_BYTES = 32
 _METADATA_KEY = "__metadata__"
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _MAX_NUM_DIMS = 8
+_MAX_SIZE = 2**63
+_INTEGERS = frozenset({int})
 _FOREIGN_FORMATS = {
     b"PK\x03\x04": "a zip archive, as torch.save writes",
     b"\x80\x02": "a Python pickle",
@@ -46,8 +52,7 @@ _FOREIGN_FORMATS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """Where one tensor is.
 
     Attributes:
@@ -86,12 +91,15 @@ def foreign_format(start: bytes) -> str | None:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading, never following a symbolic link.
+    """Open a regular file for reading, never following a symbolic link nor waiting for a pipe's other end.
 
     Raises:
-        OSError: If it cannot be opened, or is a link.
+        OSError: If it cannot be opened, or is a link or anything else than a file.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         yield file
 
 
@@ -133,17 +141,16 @@ def read_tensor(file: BinaryIO, name: str, entry: TensorEntry) -> Float32Array:
     """
     if entry.dtype not in FLOAT_DTYPES:
         raise InvalidAdapterError(f"{show(name)} has dtype {entry.dtype}; use one of {', '.join(FLOAT_DTYPES)}")
+    stored = np.empty(entry.shape, _NUMPY_DTYPES[entry.dtype])
     file.seek(entry.start)
-    data = file.read(entry.num_bytes)
-    if len(data) != entry.num_bytes:
+    if file.readinto(stored) != entry.num_bytes:  # type: ignore[attr-defined]
         raise InvalidAdapterError(f"{show(name)} is cut off")
     if entry.dtype == "BF16":
         # The upper half of a float32 is the bfloat16 of the same value.
-        wide = np.frombuffer(data, "<u2").astype(np.uint32)
+        wide = stored.astype(np.uint32)
         wide <<= 16
-        return wide.view(np.float32).reshape(entry.shape)
-    array = np.frombuffer(data, "<f4" if entry.dtype == "F32" else "<f2").reshape(entry.shape)
-    return array.astype(np.float32)
+        return wide.view(np.float32)
+    return stored.astype(np.float32, copy=False)
 
 
 def _check_metadata(raw: object) -> None:
@@ -152,7 +159,7 @@ def _check_metadata(raw: object) -> None:
 
 
 def _entry(name: str, raw: object, data_start: int) -> TensorEntry:
-    if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(raw, dict) or raw.keys() != _ENTRY_KEYS:
         raise InvalidAdapterError(f"{show(name)} in the safetensors header needs dtype, shape and data_offsets only")
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
@@ -165,7 +172,9 @@ def _entry(name: str, raw: object, data_start: int) -> TensorEntry:
 
 
 def _is_sizes(raw: object) -> bool:
-    return isinstance(raw, list) and all(type(size) is int and 0 <= size < 2**63 for size in raw)
+    if not isinstance(raw, list) or not _INTEGERS.issuperset(map(type, raw)):
+        return False
+    return not raw or (min(raw) >= 0 and max(raw) < _MAX_SIZE)
 
 
 def _in_file_order(entries: Mapping[str, TensorEntry], data_start: int, file_bytes: int) -> dict[str, TensorEntry]:

@@ -4,12 +4,17 @@ Knows no adapter fields. Every function may be called from any thread.
 """
 
 import json
+import math
+from collections import Counter
 from typing import NoReturn
 
 from adapters.errors import InvalidAdapterError
 
 _MAX_DEPTH = 16
+# Each costs up to thirty times its two brackets once it is read.
+_MAX_NUM_BRACKETS = 1 << 18
 _MAX_SHOWN_CHARS = 80
+_CONTAINERS = (dict, list)
 
 
 def parse_object(data: bytes, what: str) -> dict[str, object]:
@@ -20,12 +25,18 @@ def parse_object(data: bytes, what: str) -> dict[str, object]:
         what: What is read, for the message.
 
     Raises:
-        InvalidAdapterError: If it is not valid UTF-8 or JSON, is no object, repeats a key, holds NaN or an infinity, or
-            is nested deeper than 16 levels.
+        InvalidAdapterError: If it is not valid UTF-8 or JSON, is no object, repeats a key, holds a number that is not
+            finite as a float, is nested deeper than 16 levels, or holds more than 262,144 objects and lists.
     """
     try:
-        raw = json.loads(data.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-        _check_nodes(raw, _MAX_DEPTH)
+        text = data.decode()
+        if text.count("[") + text.count("{") > _MAX_NUM_BRACKETS:
+            raise InvalidAdapterError("it holds too many objects and lists")
+        raw = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant, parse_float=_finite)
+        _check_depth(raw)
+        # UTF-8 cannot hold half a surrogate pair, but an escape can spell it: an error here rather than in a database.
+        if "\\u" in text:
+            json.dumps(raw, ensure_ascii=False).encode()
     except InvalidAdapterError as error:
         raise InvalidAdapterError(f"{what}: {error.message}") from error
     except (ValueError, RecursionError) as error:
@@ -42,11 +53,10 @@ def show(value: object) -> str:
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise InvalidAdapterError(f"the key {show(key)} appears twice")
-        found[key] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise InvalidAdapterError(f"the key {show(repeated)} appears twice")
     return found
 
 
@@ -54,12 +64,23 @@ def _refuse_constant(name: str) -> NoReturn:
     raise InvalidAdapterError(f"{name} is not JSON")
 
 
-def _check_nodes(value: object, num_levels: int) -> None:
-    if isinstance(value, str):
-        value.encode()  # half a surrogate pair is a ValueError, here rather than in a database
-    if not isinstance(value, dict | list):
-        return
-    if num_levels == 0:
-        raise InvalidAdapterError(f"it is nested deeper than {_MAX_DEPTH} levels")
-    for child in [*value.keys(), *value.values()] if isinstance(value, dict) else value:
-        _check_nodes(child, num_levels - 1)
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise InvalidAdapterError(f"the number {show(text)} is too large")
+    return number
+
+
+def _check_depth(value: object) -> None:
+    # Level by level, and only what can hold more: a header is mostly numbers and names.
+    level: list[dict[str, object] | list[object]] = [value] if isinstance(value, _CONTAINERS) else []
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, _CONTAINERS)
+        ]
+        if not level:
+            return
+    raise InvalidAdapterError(f"it is nested deeper than {_MAX_DEPTH} levels")
