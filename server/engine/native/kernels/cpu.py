@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 try:
     from server.engine.native.kernels import _cpu
@@ -51,13 +50,20 @@ def can_multiply(weight: Tensor) -> bool:
 def pack(weight_OI: Tensor) -> Tensor:
     """Return a weight as :func:`linear` reads it: blocks of 16 outputs, one input (bfloat16: two) after the other.
 
-    What is missing to whole blocks and pairs is filled with zeros.
+    What is missing to whole blocks and pairs is filled with zeros. The weight may lie in memory in any order. Any thread.
     """
-    step = 2 if _is_bf16(weight_OI) else 1
-    weight_OI = functional.pad(weight_OI, (0, -weight_OI.shape[1] % step, 0, -weight_OI.shape[0] % _LANES))
     num_outputs, num_inputs = weight_OI.shape
-    blocks = weight_OI.reshape(num_outputs // _LANES, _LANES, num_inputs // step, step)
-    return blocks.permute(0, 2, 1, 3).contiguous()
+    step = 2 if _is_bf16(weight_OI) else 1
+    packed = weight_OI.new_empty(-(-num_outputs // _LANES), -(-num_inputs // step), _LANES, step)
+    _cpu.pack(
+        _is_bf16(weight_OI),
+        weight_OI.data_ptr(),
+        packed.data_ptr(),
+        num_outputs,
+        num_inputs,
+        *weight_OI.stride(),
+    )
+    return packed
 
 
 def linear(x_NI: Tensor, packed: Tensor, residual_NO: Tensor | None) -> Tensor:

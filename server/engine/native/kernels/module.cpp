@@ -8,6 +8,7 @@
 
 #include "int8.h"
 #include "linears.h"
+#include "pack.h"
 #include "pool.h"
 #include "step.h"
 
@@ -165,6 +166,18 @@ PyObject *py_linear_int8(PyObject *, PyObject *const *args, Py_ssize_t) {
     });
 }
 
+PyObject *py_pack(PyObject *, PyObject *const *args, Py_ssize_t) {
+    auto *source = address<void>(args[1]), *packed = address<void>(args[2]);
+    const int64_t num_outputs = integer(args[3]), num_inputs = integer(args[4]);
+    const int64_t output_stride = integer(args[5]), input_stride = integer(args[6]);
+    return run(args[0], [=](auto kind) {
+        using T = decltype(kind);
+        constexpr int64_t STEP = sizeof(T) == 2 ? 2 : 1;
+        pack<STEP>(static_cast<const T *>(source), num_outputs, num_inputs, output_stride, input_stride,
+                   static_cast<T *>(packed));
+    });
+}
+
 PyObject *py_set_num_threads(PyObject *, PyObject *const *args, Py_ssize_t) {
     const int64_t count = integer(args[0]);
     if (PyErr_Occurred()) return nullptr;
@@ -203,6 +216,7 @@ PyMethodDef methods[] = {
     METHOD(has_bf16_products, 0),
     METHOD(linear_int8, 10),
     METHOD(has_int8_products, 0),
+    METHOD(pack, 7),
     METHOD(set_num_threads, 1),
     {nullptr, nullptr, 0, nullptr},
 };

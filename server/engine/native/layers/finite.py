@@ -1,5 +1,7 @@
 """Whether a tensor holds neither NaN nor infinity. Any thread."""
 
+import math
+
 from torch import Tensor
 
 
@@ -10,4 +12,4 @@ def is_finite(tensor: Tensor) -> bool:
     leaves the processor to the steps.
     """
     low, high = tensor.aminmax()
-    return bool(low.isfinite()) and bool(high.isfinite())
+    return math.isfinite(low.item()) and math.isfinite(high.item())

@@ -110,16 +110,16 @@ def _place_vectors(
 ) -> None:
     """Put a module's vectors at their spots; the outputs of one fused layer share a vector, its identity between."""
     target = base.targets[path]
-    width = base.width(target.site)
     if change.input_scale is not None:
-        columns = None if target.stop - target.start == width else (target.start, target.stop)
+        whole_layer = target.stop - target.start == base.width(target.site)
+        columns = None if whole_layer else (target.start, target.stop)
         found[Spot(target.site, Act.SCALE_INPUT, columns)] = torch.from_numpy(change.input_scale)
     bias_O = None if change.bias is None else torch.from_numpy(change.bias)
     if bias_O is not None and change.output_scale is not None:
         bias_O = bias_O * torch.from_numpy(change.output_scale)
     for act, vector, identity in ((Act.SCALE_OUTPUT, scale_O, 1.0), (Act.ADD, bias_O, 0.0)):
         if vector is not None:
-            whole = found.setdefault(Spot(target.site, act), torch.full((width,), identity))
+            whole = found.setdefault(Spot(target.site, act), torch.full((base.width(target.site),), identity))
             whole[target.start : target.stop] = vector
 
 
