@@ -17,6 +17,11 @@ from adapters.errors import InvalidAdapterError, InvalidAdapterReferenceError
 from adapters.strict_json import parse_object, show
 
 MANIFEST_FILE = "medley.json"
+MAX_TEXT_CHARS = 1024
+_MAX_DESCRIPTION_CHARS = 4096
+_MAX_NUM_ITEMS = 256
+# Control characters but tab and line feed, and those that turn the direction of what follows.
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 
 
@@ -137,18 +142,36 @@ class AdapterManifest:
             base_model=_text(raw, "base_model"),
             base_fingerprint=_text(raw, "base_fingerprint"),
             base_weights_digest=_text(raw, "base_weights_digest"),
-            prompt_template=_text(raw, "prompt_template"),
+            prompt_template=_typed_text(raw, "prompt_template"),
             rank=_count(raw, "rank"),
             target_modules=_texts(raw, "target_modules"),
             num_virtual_tokens=_count(raw, "num_virtual_tokens"),
             task=_text(raw, "task"),
             licence=_text(raw, "licence"),
-            description=_text(raw, "description"),
+            description=_text(raw, "description", _MAX_DESCRIPTION_CHARS),
             scores=_scores(raw, "scores"),
         )
 
 
-def _text(raw: Mapping[str, object], key: str) -> str:
+def check_shown(text: str, what: str, max_chars: int = MAX_TEXT_CHARS) -> str:
+    """Return a stranger's text if it may be shown to people as it is, in a list or a terminal.
+
+    Raises:
+        InvalidAdapterError: If it is longer than ``max_chars``, or holds a control character other than tab and line
+            feed, or one that turns the direction of writing.
+    """
+    if len(text) > max_chars:
+        raise InvalidAdapterError(f"{what} has {len(text)} characters; at most {max_chars} are taken")
+    if found := _UNSHOWN.search(text):
+        raise InvalidAdapterError(f"{what} holds the control character {show(found[0])}")
+    return text
+
+
+def _text(raw: Mapping[str, object], key: str, max_chars: int = MAX_TEXT_CHARS) -> str:
+    return check_shown(_typed_text(raw, key), f"{MANIFEST_FILE}: {key}", max_chars)
+
+
+def _typed_text(raw: Mapping[str, object], key: str) -> str:
     value = raw.get(key, "")
     if not isinstance(value, str):
         raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must be text")
@@ -164,16 +187,17 @@ def _count(raw: Mapping[str, object], key: str) -> int:
 
 def _texts(raw: Mapping[str, object], key: str) -> tuple[str, ...]:
     value = raw.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must be a list of texts")
-    return tuple(value)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value) or len(value) > _MAX_NUM_ITEMS:
+        raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must be a list of at most {_MAX_NUM_ITEMS} texts")
+    return tuple(check_shown(item, f"{MANIFEST_FILE}: {key}") for item in value)
 
 
 def _scores(raw: Mapping[str, object], key: str) -> Mapping[str, float]:
     value = raw.get(key, {})
-    if not isinstance(value, dict):
-        raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must map metric names to numbers")
-    for score in value.values():
+    if not isinstance(value, dict) or len(value) > _MAX_NUM_ITEMS:
+        raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must map at most {_MAX_NUM_ITEMS} metric names to numbers")
+    for metric, score in value.items():
+        check_shown(metric, f"{MANIFEST_FILE}: a name in {key}")
         if not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= sys.float_info.max:
             raise InvalidAdapterError(f"{MANIFEST_FILE}: {key} must map metric names to finite numbers")
     return {metric: float(score) for metric, score in value.items()}

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from adapters.adapter_folder import CONFIG_FILE
 from adapters.errors import AdapterTooLargeError, InvalidAdapterError, UnsupportedAdapterError
+from adapters.manifest import check_shown
 from adapters.strict_json import show
 
 Value = TypeVar("Value")
@@ -62,12 +63,12 @@ def base_model_of(raw: Mapping[str, object]) -> str:
     """Return the name of the base, for people; empty when unknown.
 
     Raises:
-        InvalidAdapterError: If it is no text.
+        InvalidAdapterError: If it is no text, too long, or not fit to be shown.
     """
     name = raw.get("base_model_name_or_path") or ""
     if not isinstance(name, str):
         raise InvalidAdapterError(f"{CONFIG_FILE}: base_model_name_or_path must be text")
-    return name
+    return check_shown(name, f"{CONFIG_FILE}: base_model_name_or_path")
 
 
 def flag(raw: Mapping[str, object], key: str) -> bool:
