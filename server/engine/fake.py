@@ -36,6 +36,7 @@ FAKE_BASE = BaseModelSpec(
     linear_shapes={
         f"{stack}.block.0.layer.0.SelfAttention.{name}": (8, 8) for stack in ("encoder", "decoder") for name in "qv"
     },
+    weights_digest="fa4e" * 16,
     norm_paths=frozenset({"encoder.final_layer_norm", "decoder.final_layer_norm"}),
     num_decoder_layers=1,
     num_heads=2,

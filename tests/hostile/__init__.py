@@ -1,0 +1,1 @@
+"""What strangers may send: a corpus of hostile uploads, and proof that each is refused and leaves nothing behind."""
