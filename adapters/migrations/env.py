@@ -2,6 +2,8 @@
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"])
+context.configure(
+    connection=context.config.attributes["connection"], version_table=context.config.attributes["version_table"]
+)
 with context.begin_transaction():
     context.run_migrations()
