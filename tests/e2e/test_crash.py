@@ -1,0 +1,74 @@
+"""``kill -9`` at random moments of uploads, promotions, rollbacks and deletions: nothing acknowledged is lost.
+
+What is not acknowledged is absent, or whole where the kill fell between its commit and its answer; how often that was
+the case is logged. Half states, staged files and bytes without a version older than the grace fail the test.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.adapter_changes import Kind
+from tests.fixtures.crash_driver import CrashDriver
+from tests.fixtures.left_behind import Places, staged
+from tests.fixtures.server_process import ServerProcess
+
+pytestmark = pytest.mark.slow
+_log = logging.getLogger(__name__)
+
+GRACE_S = 4.0
+SWEEP_EVERY_S = 0.5
+# Beyond the grace: one more sweep, an object store's whole seconds, and a slow machine.
+LATE_S = SWEEP_EVERY_S + 1.0 + 5.0
+
+
+def settings_of(places: Places | None = None) -> dict[str, object]:
+    store: dict[str, object] = {"sweep_grace_s": GRACE_S, "sweep_every_s": SWEEP_EVERY_S}
+    registry: dict[str, object] = {}
+    if places is not None:
+        store |= {"url": places.store_url, "options": dict(places.store_options)}
+        registry = {"url": places.registry_url}
+    return {"store": store, "registry": registry, "catalog": {"max_num_uploads": 16}}
+
+
+async def check_all(driver: CrashDriver, places: Places) -> None:
+    """Nothing is lost, half done or left behind."""
+    await driver.check()
+    assert places.half_versions() == []
+    assert staged(driver.server.data_dir) == []
+    assert await asyncio.to_thread(places.orphans, GRACE_S + LATE_S) == []
+
+
+async def kill_again_and_again(driver: CrashDriver, places: Places, num_kills: int, local_dir: Path) -> None:
+    """Kill at every stage of every kind of change, evenly, in random order; check after every start."""
+    moments = [(kind, (each + driver.draws.random()) / num_kills * 1.2) for each, kind in enumerate(_kinds(num_kills))]
+    driver.draws.shuffle(moments)
+    await driver.start()
+    try:
+        for kind, share in moments:
+            await driver.until_killed(kind, share)
+            await driver.start()
+            await check_all(driver, places)
+        async with asyncio.timeout(GRACE_S + LATE_S):
+            while await asyncio.to_thread(places.orphans, 0.0):  # noqa: ASYNC110 - the server is another process
+                await asyncio.sleep(SWEEP_EVERY_S)
+        num_blobs = await asyncio.to_thread(places.check_bytes, local_dir)
+        assert await driver.server.stop() == 0
+    finally:
+        driver.server.kill()
+    _log.info("%d kills; %s; %d blobs verified", num_kills, driver.tally, num_blobs)
+    assert sum(driver.tally.num_cut_off.values()) >= num_kills
+    assert all(driver.tally.num_acknowledged[kind] for kind in Kind)
+
+
+def _kinds(num_kills: int) -> list[Kind]:
+    kinds = list(Kind)
+    return [kinds[each % len(kinds)] for each in range(num_kills)]
+
+
+async def test_killed_server_on_sqlite_and_a_local_store_loses_nothing(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "server", settings_of())
+    places = Places(f"sqlite:///{server.data_dir / 'registry.db'}", (server.data_dir / "store").as_uri())
+    await kill_again_and_again(CrashDriver(server, seed=1), places, 30, tmp_path / "copies")
