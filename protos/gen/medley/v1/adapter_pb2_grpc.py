@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class AdapterServiceStub:
-    """Uploads and lists adapters of the running server.
+    """Adapters of the running server: upload, list, promote, roll back, delete.
+
+    Every change takes an idempotency key, at most 128 printable ASCII characters: the same key with the same change again
+    within 24 hours gives the first answer and changes nothing; with another change it is ALREADY_EXISTS.
     """
 
     def __init__(self, channel):
@@ -40,6 +43,11 @@ class AdapterServiceStub:
                 request_serializer=medley_dot_v1_dot_adapter__pb2.UploadAdapterRequest.SerializeToString,
                 response_deserializer=medley_dot_v1_dot_adapter__pb2.UploadAdapterResponse.FromString,
                 _registered_method=True)
+        self.ImportAdapter = channel.unary_unary(
+                '/medley.v1.AdapterService/ImportAdapter',
+                request_serializer=medley_dot_v1_dot_adapter__pb2.ImportAdapterRequest.SerializeToString,
+                response_deserializer=medley_dot_v1_dot_adapter__pb2.ImportAdapterResponse.FromString,
+                _registered_method=True)
         self.GetAdapter = channel.unary_unary(
                 '/medley.v1.AdapterService/GetAdapter',
                 request_serializer=medley_dot_v1_dot_adapter__pb2.GetAdapterRequest.SerializeToString,
@@ -50,14 +58,59 @@ class AdapterServiceStub:
                 request_serializer=medley_dot_v1_dot_adapter__pb2.ListAdaptersRequest.SerializeToString,
                 response_deserializer=medley_dot_v1_dot_adapter__pb2.ListAdaptersResponse.FromString,
                 _registered_method=True)
+        self.GetAdapterCard = channel.unary_unary(
+                '/medley.v1.AdapterService/GetAdapterCard',
+                request_serializer=medley_dot_v1_dot_adapter__pb2.GetAdapterCardRequest.SerializeToString,
+                response_deserializer=medley_dot_v1_dot_adapter__pb2.GetAdapterCardResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/medley.v1.AdapterService/SetAlias',
+                request_serializer=medley_dot_v1_dot_adapter__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=medley_dot_v1_dot_adapter__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/medley.v1.AdapterService/DeleteAlias',
+                request_serializer=medley_dot_v1_dot_adapter__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=medley_dot_v1_dot_adapter__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/medley.v1.AdapterService/Rollback',
+                request_serializer=medley_dot_v1_dot_adapter__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=medley_dot_v1_dot_adapter__pb2.RollbackResponse.FromString,
+                _registered_method=True)
+        self.DeleteVersion = channel.unary_unary(
+                '/medley.v1.AdapterService/DeleteVersion',
+                request_serializer=medley_dot_v1_dot_adapter__pb2.DeleteVersionRequest.SerializeToString,
+                response_deserializer=medley_dot_v1_dot_adapter__pb2.DeleteVersionResponse.FromString,
+                _registered_method=True)
+        self.UpdateVersion = channel.unary_unary(
+                '/medley.v1.AdapterService/UpdateVersion',
+                request_serializer=medley_dot_v1_dot_adapter__pb2.UpdateVersionRequest.SerializeToString,
+                response_deserializer=medley_dot_v1_dot_adapter__pb2.UpdateVersionResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/medley.v1.AdapterService/ListAudit',
+                request_serializer=medley_dot_v1_dot_adapter__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=medley_dot_v1_dot_adapter__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
 
 
 class AdapterServiceServicer:
-    """Uploads and lists adapters of the running server.
+    """Adapters of the running server: upload, list, promote, roll back, delete.
+
+    Every change takes an idempotency key, at most 128 printable ASCII characters: the same key with the same change again
+    within 24 hours gives the first answer and changes nothing; with another change it is ALREADY_EXISTS.
     """
 
     def UploadAdapter(self, request_iterator, context):
-        """Uploads one new version: a header, then the files in chunks, one after the other.
+        """Uploads one new version: a header, then the files in chunks, one after the other, or the bytes of one archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportAdapter(self, request, context):
+        """Has the server fetch one new version from a source that its operator allows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +124,56 @@ class AdapterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAdapters(self, request, context):
-        """Lists all adapters.
+        """Lists the caller's adapters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAdapterCard(self, request, context):
+        """Returns the card of one version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Points an alias at a ready version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Removes an alias and its earlier targets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Points an alias back at its latest earlier target that is still ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVersion(self, request, context):
+        """Retires one version for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateVersion(self, request, context):
+        """Changes the tags and the description of one version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Returns who changed what, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +187,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     request_deserializer=medley_dot_v1_dot_adapter__pb2.UploadAdapterRequest.FromString,
                     response_serializer=medley_dot_v1_dot_adapter__pb2.UploadAdapterResponse.SerializeToString,
             ),
+            'ImportAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportAdapter,
+                    request_deserializer=medley_dot_v1_dot_adapter__pb2.ImportAdapterRequest.FromString,
+                    response_serializer=medley_dot_v1_dot_adapter__pb2.ImportAdapterResponse.SerializeToString,
+            ),
             'GetAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAdapter,
                     request_deserializer=medley_dot_v1_dot_adapter__pb2.GetAdapterRequest.FromString,
@@ -95,6 +202,41 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     request_deserializer=medley_dot_v1_dot_adapter__pb2.ListAdaptersRequest.FromString,
                     response_serializer=medley_dot_v1_dot_adapter__pb2.ListAdaptersResponse.SerializeToString,
             ),
+            'GetAdapterCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAdapterCard,
+                    request_deserializer=medley_dot_v1_dot_adapter__pb2.GetAdapterCardRequest.FromString,
+                    response_serializer=medley_dot_v1_dot_adapter__pb2.GetAdapterCardResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=medley_dot_v1_dot_adapter__pb2.SetAliasRequest.FromString,
+                    response_serializer=medley_dot_v1_dot_adapter__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=medley_dot_v1_dot_adapter__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=medley_dot_v1_dot_adapter__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=medley_dot_v1_dot_adapter__pb2.RollbackRequest.FromString,
+                    response_serializer=medley_dot_v1_dot_adapter__pb2.RollbackResponse.SerializeToString,
+            ),
+            'DeleteVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVersion,
+                    request_deserializer=medley_dot_v1_dot_adapter__pb2.DeleteVersionRequest.FromString,
+                    response_serializer=medley_dot_v1_dot_adapter__pb2.DeleteVersionResponse.SerializeToString,
+            ),
+            'UpdateVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateVersion,
+                    request_deserializer=medley_dot_v1_dot_adapter__pb2.UpdateVersionRequest.FromString,
+                    response_serializer=medley_dot_v1_dot_adapter__pb2.UpdateVersionResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=medley_dot_v1_dot_adapter__pb2.ListAuditRequest.FromString,
+                    response_serializer=medley_dot_v1_dot_adapter__pb2.ListAuditResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'medley.v1.AdapterService', rpc_method_handlers)
@@ -104,7 +246,10 @@ def add_AdapterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdapterService:
-    """Uploads and lists adapters of the running server.
+    """Adapters of the running server: upload, list, promote, roll back, delete.
+
+    Every change takes an idempotency key, at most 128 printable ASCII characters: the same key with the same change again
+    within 24 hours gives the first answer and changes nothing; with another change it is ALREADY_EXISTS.
     """
 
     @staticmethod
@@ -124,6 +269,33 @@ class AdapterService:
             '/medley.v1.AdapterService/UploadAdapter',
             medley_dot_v1_dot_adapter__pb2.UploadAdapterRequest.SerializeToString,
             medley_dot_v1_dot_adapter__pb2.UploadAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/medley.v1.AdapterService/ImportAdapter',
+            medley_dot_v1_dot_adapter__pb2.ImportAdapterRequest.SerializeToString,
+            medley_dot_v1_dot_adapter__pb2.ImportAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -178,6 +350,195 @@ class AdapterService:
             '/medley.v1.AdapterService/ListAdapters',
             medley_dot_v1_dot_adapter__pb2.ListAdaptersRequest.SerializeToString,
             medley_dot_v1_dot_adapter__pb2.ListAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAdapterCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/medley.v1.AdapterService/GetAdapterCard',
+            medley_dot_v1_dot_adapter__pb2.GetAdapterCardRequest.SerializeToString,
+            medley_dot_v1_dot_adapter__pb2.GetAdapterCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/medley.v1.AdapterService/SetAlias',
+            medley_dot_v1_dot_adapter__pb2.SetAliasRequest.SerializeToString,
+            medley_dot_v1_dot_adapter__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/medley.v1.AdapterService/DeleteAlias',
+            medley_dot_v1_dot_adapter__pb2.DeleteAliasRequest.SerializeToString,
+            medley_dot_v1_dot_adapter__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/medley.v1.AdapterService/Rollback',
+            medley_dot_v1_dot_adapter__pb2.RollbackRequest.SerializeToString,
+            medley_dot_v1_dot_adapter__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/medley.v1.AdapterService/DeleteVersion',
+            medley_dot_v1_dot_adapter__pb2.DeleteVersionRequest.SerializeToString,
+            medley_dot_v1_dot_adapter__pb2.DeleteVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/medley.v1.AdapterService/UpdateVersion',
+            medley_dot_v1_dot_adapter__pb2.UpdateVersionRequest.SerializeToString,
+            medley_dot_v1_dot_adapter__pb2.UpdateVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/medley.v1.AdapterService/ListAudit',
+            medley_dot_v1_dot_adapter__pb2.ListAuditRequest.SerializeToString,
+            medley_dot_v1_dot_adapter__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

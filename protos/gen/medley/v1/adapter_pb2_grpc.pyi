@@ -27,33 +27,77 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdapterServiceStub:
-    """Uploads and lists adapters of the running server."""
+    """Adapters of the running server: upload, list, promote, roll back, delete.
+
+    Every change takes an idempotency key, at most 128 printable ASCII characters: the same key with the same change again
+    within 24 hours gives the first answer and changes nothing; with another change it is ALREADY_EXISTS.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdapterServiceAsyncStub: ...
     UploadAdapter: _grpc.StreamUnaryMultiCallable[_adapter_pb2.UploadAdapterRequest, _adapter_pb2.UploadAdapterResponse]
-    """Uploads one new version: a header, then the files in chunks, one after the other."""
+    """Uploads one new version: a header, then the files in chunks, one after the other, or the bytes of one archive."""
+    ImportAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.ImportAdapterRequest, _adapter_pb2.ImportAdapterResponse]
+    """Has the server fetch one new version from a source that its operator allows."""
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.GetAdapterRequest, _adapter_pb2.GetAdapterResponse]
     """Returns one adapter with its versions and aliases."""
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.ListAdaptersRequest, _adapter_pb2.ListAdaptersResponse]
-    """Lists all adapters."""
+    """Lists the caller's adapters."""
+    GetAdapterCard: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.GetAdapterCardRequest, _adapter_pb2.GetAdapterCardResponse]
+    """Returns the card of one version."""
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.SetAliasRequest, _adapter_pb2.SetAliasResponse]
+    """Points an alias at a ready version."""
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.DeleteAliasRequest, _adapter_pb2.DeleteAliasResponse]
+    """Removes an alias and its earlier targets."""
+    Rollback: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.RollbackRequest, _adapter_pb2.RollbackResponse]
+    """Points an alias back at its latest earlier target that is still ready."""
+    DeleteVersion: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.DeleteVersionRequest, _adapter_pb2.DeleteVersionResponse]
+    """Retires one version for good."""
+    UpdateVersion: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.UpdateVersionRequest, _adapter_pb2.UpdateVersionResponse]
+    """Changes the tags and the description of one version."""
+    ListAudit: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.ListAuditRequest, _adapter_pb2.ListAuditResponse]
+    """Returns who changed what, newest first."""
 
 @_typing.type_check_only
 class AdapterServiceAsyncStub(AdapterServiceStub):
-    """Uploads and lists adapters of the running server."""
+    """Adapters of the running server: upload, list, promote, roll back, delete.
+
+    Every change takes an idempotency key, at most 128 printable ASCII characters: the same key with the same change again
+    within 24 hours gives the first answer and changes nothing; with another change it is ALREADY_EXISTS.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadAdapter: _aio.StreamUnaryMultiCallable[_adapter_pb2.UploadAdapterRequest, _adapter_pb2.UploadAdapterResponse]  # type: ignore[assignment]
-    """Uploads one new version: a header, then the files in chunks, one after the other."""
+    """Uploads one new version: a header, then the files in chunks, one after the other, or the bytes of one archive."""
+    ImportAdapter: _aio.UnaryUnaryMultiCallable[_adapter_pb2.ImportAdapterRequest, _adapter_pb2.ImportAdapterResponse]  # type: ignore[assignment]
+    """Has the server fetch one new version from a source that its operator allows."""
     GetAdapter: _aio.UnaryUnaryMultiCallable[_adapter_pb2.GetAdapterRequest, _adapter_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """Returns one adapter with its versions and aliases."""
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapter_pb2.ListAdaptersRequest, _adapter_pb2.ListAdaptersResponse]  # type: ignore[assignment]
-    """Lists all adapters."""
+    """Lists the caller's adapters."""
+    GetAdapterCard: _aio.UnaryUnaryMultiCallable[_adapter_pb2.GetAdapterCardRequest, _adapter_pb2.GetAdapterCardResponse]  # type: ignore[assignment]
+    """Returns the card of one version."""
+    SetAlias: _aio.UnaryUnaryMultiCallable[_adapter_pb2.SetAliasRequest, _adapter_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Points an alias at a ready version."""
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_adapter_pb2.DeleteAliasRequest, _adapter_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Removes an alias and its earlier targets."""
+    Rollback: _aio.UnaryUnaryMultiCallable[_adapter_pb2.RollbackRequest, _adapter_pb2.RollbackResponse]  # type: ignore[assignment]
+    """Points an alias back at its latest earlier target that is still ready."""
+    DeleteVersion: _aio.UnaryUnaryMultiCallable[_adapter_pb2.DeleteVersionRequest, _adapter_pb2.DeleteVersionResponse]  # type: ignore[assignment]
+    """Retires one version for good."""
+    UpdateVersion: _aio.UnaryUnaryMultiCallable[_adapter_pb2.UpdateVersionRequest, _adapter_pb2.UpdateVersionResponse]  # type: ignore[assignment]
+    """Changes the tags and the description of one version."""
+    ListAudit: _aio.UnaryUnaryMultiCallable[_adapter_pb2.ListAuditRequest, _adapter_pb2.ListAuditResponse]  # type: ignore[assignment]
+    """Returns who changed what, newest first."""
 
 class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Uploads and lists adapters of the running server."""
+    """Adapters of the running server: upload, list, promote, roll back, delete.
+
+    Every change takes an idempotency key, at most 128 printable ASCII characters: the same key with the same change again
+    within 24 hours gives the first answer and changes nothing; with another change it is ALREADY_EXISTS.
+    """
 
     @_abc_1.abstractmethod
     def UploadAdapter(
@@ -61,7 +105,15 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_adapter_pb2.UploadAdapterRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_pb2.UploadAdapterResponse, _abc.Awaitable[_adapter_pb2.UploadAdapterResponse]]:
-        """Uploads one new version: a header, then the files in chunks, one after the other."""
+        """Uploads one new version: a header, then the files in chunks, one after the other, or the bytes of one archive."""
+
+    @_abc_1.abstractmethod
+    def ImportAdapter(
+        self,
+        request: _adapter_pb2.ImportAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.ImportAdapterResponse, _abc.Awaitable[_adapter_pb2.ImportAdapterResponse]]:
+        """Has the server fetch one new version from a source that its operator allows."""
 
     @_abc_1.abstractmethod
     def GetAdapter(
@@ -77,6 +129,62 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_pb2.ListAdaptersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_pb2.ListAdaptersResponse, _abc.Awaitable[_adapter_pb2.ListAdaptersResponse]]:
-        """Lists all adapters."""
+        """Lists the caller's adapters."""
+
+    @_abc_1.abstractmethod
+    def GetAdapterCard(
+        self,
+        request: _adapter_pb2.GetAdapterCardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.GetAdapterCardResponse, _abc.Awaitable[_adapter_pb2.GetAdapterCardResponse]]:
+        """Returns the card of one version."""
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _adapter_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.SetAliasResponse, _abc.Awaitable[_adapter_pb2.SetAliasResponse]]:
+        """Points an alias at a ready version."""
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _adapter_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.DeleteAliasResponse, _abc.Awaitable[_adapter_pb2.DeleteAliasResponse]]:
+        """Removes an alias and its earlier targets."""
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _adapter_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.RollbackResponse, _abc.Awaitable[_adapter_pb2.RollbackResponse]]:
+        """Points an alias back at its latest earlier target that is still ready."""
+
+    @_abc_1.abstractmethod
+    def DeleteVersion(
+        self,
+        request: _adapter_pb2.DeleteVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.DeleteVersionResponse, _abc.Awaitable[_adapter_pb2.DeleteVersionResponse]]:
+        """Retires one version for good."""
+
+    @_abc_1.abstractmethod
+    def UpdateVersion(
+        self,
+        request: _adapter_pb2.UpdateVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.UpdateVersionResponse, _abc.Awaitable[_adapter_pb2.UpdateVersionResponse]]:
+        """Changes the tags and the description of one version."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _adapter_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.ListAuditResponse, _abc.Awaitable[_adapter_pb2.ListAuditResponse]]:
+        """Returns who changed what, newest first."""
 
 def add_AdapterServiceServicer_to_server(servicer: AdapterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

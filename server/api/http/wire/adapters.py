@@ -1,7 +1,8 @@
-"""Adapters on the HTTP wire."""
+"""Adapters and their audit log on the HTTP wire: what goes out."""
 
 from typing_extensions import TypedDict
 
+from adapters.audit import AuditRecord
 from adapters.registry import AdapterRecord, VersionRecord
 
 
@@ -23,6 +24,7 @@ class VersionWire(TypedDict):
     scores: dict[str, float]
     prompt_template: str
     created_s: float
+    tags: list[str]
 
 
 class AdapterWire(TypedDict):
@@ -34,9 +36,29 @@ class AdapterWire(TypedDict):
 
 
 class AdapterList(TypedDict):
-    """All adapters."""
+    """The caller's adapters by name."""
 
     adapters: list[AdapterWire]
+
+
+class AuditWire(TypedDict):
+    """One change; ``time_s`` counts from the epoch, ``version`` is null when the change was of none."""
+
+    time_s: float
+    who: str
+    origin: str
+    action: str
+    name: str
+    version: int | None
+    alias: str
+    digest: str
+    detail: str
+
+
+class AuditList(TypedDict):
+    """Changes, the newest first."""
+
+    records: list[AuditWire]
 
 
 def version_wire(version: VersionRecord) -> VersionWire:
@@ -45,7 +67,7 @@ def version_wire(version: VersionRecord) -> VersionWire:
         "name": version.name,
         "version": version.version,
         "digest": version.digest,
-        "kind": version.kind,
+        "kind": version.kind or "",
         "state": version.state,
         "reason": version.reason,
         "rank": version.rank,
@@ -57,6 +79,7 @@ def version_wire(version: VersionRecord) -> VersionWire:
         "scores": dict(version.scores),
         "prompt_template": version.prompt_template,
         "created_s": version.created_s,
+        "tags": list(version.tags),
     }
 
 
@@ -66,4 +89,23 @@ def adapter_wire(adapter: AdapterRecord) -> AdapterWire:
         "name": adapter.name,
         "versions": [version_wire(version) for version in adapter.versions],
         "aliases": dict(adapter.aliases),
+    }
+
+
+def audit_list(records: tuple[AuditRecord, ...]) -> AuditList:
+    """Translate a piece of the audit log."""
+    return {"records": [_audit_wire(record) for record in records]}
+
+
+def _audit_wire(record: AuditRecord) -> AuditWire:
+    return {
+        "time_s": record.time_s,
+        "who": record.who,
+        "origin": record.origin,
+        "action": record.action,
+        "name": record.name,
+        "version": record.version,
+        "alias": record.alias,
+        "digest": record.digest,
+        "detail": record.detail,
     }
