@@ -12,7 +12,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 NAMES_THAT_EXPLAIN_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 UNSAFE_FORMATS = {".bin", ".pt", ".pth", ".pkl", ".pickle"}
-MAY_READ_ENVIRONMENT = {"server/settings.py", "server/cli.py", "training/cli.py"}
+MAY_READ_ENVIRONMENT = {"server/settings.py", "training/cli.py"}
 
 
 def sources() -> list[Path]:

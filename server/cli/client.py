@@ -1,0 +1,198 @@
+"""The command line's way to a running server: one connection, one kind of error, repeats only where they are safe.
+
+Every change carries an idempotency key of its own, so that sending it again after a lost answer changes nothing twice.
+Knows paths and JSON, neither tables nor any command. One thread.
+"""
+
+import http
+import ssl
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Self
+
+import httpx
+import typer
+
+from server.cli.errors import fail
+from server.cli.options import ServerOptions
+from server.core.errors import ErrorCode
+
+Document = dict[str, object]
+
+_WAITS_S = (0.5, 1.0, 2.0, 4.0)
+_MAX_WAIT_S = 30.0
+# A server checks an upload, runs it and may have to fetch it from far before it answers.
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=900.0)
+_NEXT_STEPS: Mapping[str, str] = {
+    ErrorCode.UNAUTHENTICATED: "give a key by MEDLEY_KEY or --key-file; `medley keys create` makes one",
+    ErrorCode.PERMISSION_DENIED: "`medley keys list` shows what each key may do",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a change carries: JSON, or a form of fields and files.
+
+    Attributes:
+        json: A JSON value, or None.
+        fields: Plain fields of the form.
+        files: Files of the form: field, file name, and the open file; sent in pieces.
+    """
+
+    json: object = None
+    fields: Mapping[str, str] | None = None
+    files: Sequence[tuple[str, tuple[str, IO[bytes]]]] | None = None
+
+
+class ServerClient:
+    """A connection to a running server. Use as ``with``; every failure ends the command by ``typer.Exit``.
+
+    Args:
+        options: Where the server is and who calls.
+        transport: What carries the requests in place of the network.
+    """
+
+    def __init__(self, options: ServerOptions, transport: httpx.BaseTransport | None = None) -> None:
+        """Read the certificates; the connection is made on use."""
+        self._url = options.url
+        headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
+        try:
+            self._http = httpx.Client(
+                base_url=options.url, headers=headers, timeout=_TIMEOUT, transport=transport, verify=_trust(options)
+            )
+        except OSError as error:
+            fail(ErrorCode.INVALID_ARGUMENT, f"cannot read the certificates: {error}")
+        except httpx.InvalidURL as error:
+            fail(ErrorCode.INVALID_ARGUMENT, f"{options.url} is no address ({error}); write http://host:port")
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def read(self, path: str, query: Mapping[str, str] | None = None) -> Document:
+        """Return the answer to a GET."""
+        return self._document(self._success(self._send("GET", path, query=query)))
+
+    def read_text(self, path: str) -> str:
+        """Return the answer to a GET that is text rather than JSON."""
+        return self._success(self._send("GET", path)).text
+
+    def ask(self, path: str, body: Mapping[str, object]) -> Document:
+        """Return the answer to a POST that changes nothing."""
+        return self._document(self._success(self._send("POST", path, Body(json=body))))
+
+    def change(
+        self, method: str, path: str, body: Body | None = None, query: Mapping[str, str] | None = None
+    ) -> Document:
+        """Return the answer to a change; while none comes, it is sent again a few times under its idempotency key."""
+        headers = {"idempotency-key": uuid.uuid4().hex}
+        outcome = self._send(method, path, body, query, headers)
+        for wait_s in _WAITS_S:
+            if not _may_pass(outcome):
+                break
+            wait_s = max(wait_s, _retry_after_s(outcome))  # noqa: PLW2901
+            typer.echo(f"medley: no answer from {self._url}, trying again in {wait_s:g} s", err=True)
+            time.sleep(wait_s)
+            outcome = self._send(method, path, body, query, headers)
+        return self._document(self._success(outcome))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response | httpx.HTTPError:
+        body = body or Body()
+        try:
+            return self._http.request(
+                method, path, params=query, headers=headers, json=body.json, data=body.fields, files=body.files
+            )
+        except httpx.HTTPError as error:
+            return error
+
+    def _success(self, outcome: httpx.Response | httpx.HTTPError) -> httpx.Response:
+        if isinstance(outcome, httpx.HTTPError):
+            code = ErrorCode.DEADLINE_EXCEEDED if isinstance(outcome, httpx.ReadTimeout) else ErrorCode.UNAVAILABLE
+            fail(code, f"no answer from {self._url}: {_reason(outcome)} ({_way_out(outcome)})")
+        if not outcome.is_success:
+            _refuse(outcome)
+        return outcome
+
+    def _document(self, answer: httpx.Response) -> Document:
+        try:
+            document = answer.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            fail(ErrorCode.INTERNAL, f"{self._url} does not answer as a Medley server does; is --server right?")
+        return document
+
+
+def _trust(options: ServerOptions) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=options.ca_file)
+    if options.client_cert is not None:
+        context.load_cert_chain(options.client_cert, options.client_key)
+    return context
+
+
+def _refuse(answer: httpx.Response) -> None:
+    """End the command with what the server said.
+
+    Raises:
+        typer.Exit: Always.
+    """
+    try:
+        error = answer.json()["error"]
+        code, message = str(error["code"]), str(error["message"])
+    except (ValueError, LookupError, TypeError):
+        fail(
+            ErrorCode.INTERNAL,
+            f"HTTP {answer.status_code} from {answer.url.host}, which says no more; is --server right?",
+        )
+    next_step = _NEXT_STEPS.get(code, "")
+    if "retry-after" in answer.headers:
+        next_step = f"try again in {_retry_after_s(answer):g} s"
+    fail(code, f"{message} ({next_step})" if next_step else message)
+
+
+def _may_pass(outcome: httpx.Response | httpx.HTTPError) -> bool:
+    """Return whether the same request may have an answer a little later."""
+    if isinstance(outcome, httpx.Response):
+        return outcome.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
+    lost = httpx.ConnectTimeout | httpx.NetworkError | httpx.RemoteProtocolError
+    return isinstance(outcome, lost) and _tls_problem(outcome) is None
+
+
+def _retry_after_s(outcome: httpx.Response | httpx.HTTPError) -> float:
+    asked = outcome.headers.get("retry-after", "") if isinstance(outcome, httpx.Response) else ""
+    return min(float(asked), _MAX_WAIT_S) if asked.isdecimal() else 0.0
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    return str(_tls_problem(error) or error) or type(error).__name__
+
+
+def _way_out(error: httpx.HTTPError) -> str:
+    if _tls_problem(error) is not None:
+        return "--ca-file names the authority of its certificate, --client-cert a certificate it may ask for"
+    if isinstance(error, httpx.ReadTimeout):
+        return "it may still be at work; look with `medley adapters list`"
+    return "is `medley serve` running there? --server takes http://host:port, or https:// with TLS"
+
+
+def _tls_problem(error: BaseException) -> ssl.SSLError | None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
