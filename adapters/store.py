@@ -1,4 +1,4 @@
-"""Adapter bytes by digest: a local directory, or an object store (``s3://``, ``hf://``, ``memory://``) and local copies.
+"""Adapter bytes by digest: a local directory, or an object store (``s3://``, ``hf://``, ``memory://``) with copies.
 
 Put is atomic, every read is verified against the digest, corrupt bytes are put away and never served: a corrupt local
 copy is fetched again, a corrupt blob of the store itself is reported. Local blobs are served from their place; copies
@@ -175,9 +175,10 @@ class AdapterStore:
 
 def _locate(url: str, options: Mapping[str, object]) -> tuple[object, str]:
     try:
-        return fsspec.core.url_to_fs(url, **options)
+        filesystem, root = fsspec.core.url_to_fs(url, **options)
     except (ImportError, TypeError, ValueError) as error:
         raise StoreError(f"the store's address or options cannot be used: {type(error).__name__}") from error
+    return filesystem, str(root)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -104,7 +104,7 @@ class LocalBlobs:
             signature = _signature(path)
             with self._lock:
                 known = self._verified.get(digest) == signature
-            sound = known or _is_regular(path) and digest_files(files_of(path)) == digest
+            sound = known or (_is_regular(path) and digest_files(files_of(path)) == digest)
         except FileNotFoundError:
             self._forget(digest)
             return None

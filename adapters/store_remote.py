@@ -1,7 +1,7 @@
 """Blobs in an object store, over fsspec: ``s3://``, ``hf://``, ``memory://``, shared by many servers.
 
-A blob is the folder ``<root>/<digest>/``. An object store has no rename, so the marker ``.complete`` is written last and
-taken away first: a folder without it is no blob. Its content is new at every put, its time is the age of the blob.
+A blob is the folder ``<root>/<digest>/``. An object store has no rename, so the marker ``.complete`` is written last
+and taken away first: a folder without it is no blob. Its content is new at every put, its time is the blob's age.
 
 Whoever removes a blob first announces it by a file ``.removing-…``, then looks at the marker once more; whoever puts
 a blob first writes the marker, then looks for announcements, and starts again when the removal is over. One of the two
@@ -173,7 +173,7 @@ class RemoteBlobs:
 
     def _age_s(self, filesystem: AbstractFileSystem, *parts: str) -> float:
         modified = filesystem.modified(self._path(*parts))
-        return (datetime.now(UTC) - modified.astimezone(UTC)).total_seconds()
+        return float((datetime.now(UTC) - modified.astimezone(UTC)).total_seconds())
 
     def _wait_for_removals(self, filesystem: AbstractFileSystem, digest: str) -> dict[str, int]:
         """Return what is there of a blob once nobody removes it any more."""
@@ -239,7 +239,7 @@ def _not_there(digest: str) -> StoreError:
 
 @contextmanager
 def _as_store_error(done: str) -> Iterator[None]:
-    """Turn whatever a file system's driver raises into our error, without its text: that may hold addresses and keys."""
+    """Turn whatever a file system's driver raises into our error, without its text: that may hold keys."""
     try:
         yield
     except AdapterError:
