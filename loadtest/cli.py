@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtest.arrivals import schedule
 from loadtest.clients import WireProtocol, create_client
-from loadtest.clients.base import ClientError, MedleyClient
+from loadtest.clients.base import ClientError, Credentials, MedleyClient
 from loadtest.examples import SHIPPED_EXAMPLES, read_examples
 from loadtest.metrics import Slo
 from loadtest.records import Outcome, RequestRecord
@@ -34,6 +34,10 @@ def loadtest(
     protocol: Annotated[WireProtocol, typer.Option(help="Protocol to speak.")] = WireProtocol.HTTP,
     address: Annotated[
         str | None, typer.Option(help="host:port of the server; default 127.0.0.1:8000, or :50051 for gRPC.")
+    ] = None,
+    key: Annotated[str, typer.Option(envvar="MEDLEY_KEY", help="API key; the environment hides it from `ps`.")] = "",
+    ca_file: Annotated[
+        Path | None, typer.Option(envvar="MEDLEY_CA_FILE", help="Speak TLS and trust this authority (PEM).")
     ] = None,
     rate: Annotated[float, typer.Option(help="Mean arrivals per second (Poisson).")] = 4.0,
     duration_s: Annotated[float | None, typer.Option("--duration", help="Send for this many seconds.")] = None,
@@ -69,10 +73,13 @@ def loadtest(
         raise typer.BadParameter(str(error)) from error
     if not planned:
         raise typer.BadParameter("no request arrives within this duration at this rate")
+    try:
+        client = create_client(protocol, address, Credentials(key, ca_file.read_text() if ca_file else ""))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"cannot read {ca_file}: {error}") from error
     config = RunnerConfig(stream, timeout_s, max_in_flight, max_new_tokens)
     console = Console()
     try:
-        client = create_client(protocol, address)
         records = asyncio.run(
             _measure(client, config, kinds=kinds, planned=planned, num_warmup_rounds=warmup, console=console)
         )
@@ -89,11 +96,11 @@ def loadtest(
 
 
 def _asked(params: Mapping[str, object]) -> dict[str, object]:
-    """Return the options as JSON values, for the report."""
+    """Return the options as JSON values, for the report; the key stays out of it."""
     return {
         name: str(value) if isinstance(value, Path | WireProtocol) else value
         for name, value in params.items()
-        if name != "json_file"
+        if name not in {"json_file", "key"}
     }
 
 

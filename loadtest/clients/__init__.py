@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from loadtest.clients.base import MedleyClient
+from loadtest.clients.base import NO_CREDENTIALS, Credentials, MedleyClient
 
 
 class WireProtocol(StrEnum):
@@ -12,18 +12,22 @@ class WireProtocol(StrEnum):
     GRPC = "grpc"
 
 
-def create_client(protocol: WireProtocol, address: str) -> MedleyClient:
+def create_client(protocol: WireProtocol, address: str, credentials: Credentials = NO_CREDENTIALS) -> MedleyClient:
     """Return an unopened client.
 
     Args:
         protocol: Which protocol to speak.
         address: ``host:port``.
+        credentials: For a server that wants a key or speaks TLS.
+
+    Raises:
+        ssl.SSLError: If the authority's certificate cannot be read.
     """
     # Each protocol's library is loaded only when it is spoken.
     if protocol is WireProtocol.HTTP:
         from loadtest.clients.http import HttpClient
 
-        return HttpClient(address)
+        return HttpClient(address, credentials)
     from loadtest.clients.grpc import GrpcClient
 
-    return GrpcClient(address)
+    return GrpcClient(address, credentials)

@@ -24,6 +24,22 @@ CONTROL_TIMEOUT_S = 60.0
 """Time limit of calls that generate nothing: uploads, lists, references."""
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client proves itself by, and whom it trusts.
+
+    Attributes:
+        key: API key; empty for none. Never part of a report.
+        ca_pem: Speak TLS and trust this authority's certificate (PEM); empty speaks plain text.
+    """
+
+    key: str = field(default="", repr=False)
+    ca_pem: str = ""
+
+
+NO_CREDENTIALS = Credentials()
+
+
 class ClientError(Exception):
     """A request that was not answered.
 

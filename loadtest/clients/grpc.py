@@ -13,6 +13,7 @@ from loadtest.clients.base import (
     PROTOCOL,
     AdapterVersion,
     ClientError,
+    Credentials,
     ServerTimings,
     SummaryAnswer,
     SummaryPiece,
@@ -38,14 +39,22 @@ class GrpcClient:
 
     Args:
         address: ``host:port``.
+        credentials: For a server that wants a key or speaks TLS.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials) -> None:
         self._address = address
+        self._ca_pem = credentials.ca_pem
+        # With every call rather than by the channel, which sends credentials of its own over TLS only.
+        self._metadata = (("authorization", f"Bearer {credentials.key}"),) if credentials.key else ()
 
     async def __aenter__(self) -> Self:
         """Open the channel; the connection is made on use."""
-        self._channel = grpc.aio.insecure_channel(self._address)
+        if self._ca_pem:
+            trust = grpc.ssl_channel_credentials(self._ca_pem.encode())
+            self._channel = grpc.aio.secure_channel(self._address, trust)
+        else:
+            self._channel = grpc.aio.insecure_channel(self._address)
         self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._adapters = adapter_pb2_grpc.AdapterServiceStub(self._channel)
         self._evaluation = evaluation_pb2_grpc.EvaluationServiceStub(self._channel)
@@ -63,7 +72,7 @@ class GrpcClient:
             text=request.text, adapters=request.adapters, sampling=_sampling(request), references=request.references
         )
         with _errors_translated():
-            response = await self._inference.Summarize(message, timeout=timeout_s)
+            response = await self._inference.Summarize(message, timeout=timeout_s, metadata=self._metadata)
         return _answer(response, response.summary, response.adapters)
 
     async def stream(self, request: SummaryRequest, timeout_s: float) -> AsyncGenerator[SummaryPiece]:
@@ -74,7 +83,7 @@ class GrpcClient:
         deltas: list[str] = []
         adapters: Sequence[common_pb2.AdapterUse] = ()
         answer: SummaryAnswer | None = None
-        call = self._inference.StreamSummarize(message, timeout=timeout_s)
+        call = self._inference.StreamSummarize(message, timeout=timeout_s, metadata=self._metadata)
         try:
             with _errors_translated():
                 async for response in call:
@@ -92,20 +101,24 @@ class GrpcClient:
         """Score a finished request; see :class:`~loadtest.clients.base.MedleyClient`."""
         message = evaluation_pb2.SubmitReferencesRequest(request_id=request_id, references=references)
         with _errors_translated():
-            response = await self._evaluation.SubmitReferences(message, timeout=CONTROL_TIMEOUT_S)
+            response = await self._evaluation.SubmitReferences(
+                message, timeout=CONTROL_TIMEOUT_S, metadata=self._metadata
+            )
         return dict(response.scores)
 
     async def upload_adapter(self, name: str, folder: Path, alias: str | None = None) -> AdapterVersion:
         """Upload a PEFT folder; see :class:`~loadtest.clients.base.MedleyClient`."""
         parts = _upload_parts(name, adapter_files(folder), alias or "")
         with _errors_translated():
-            response = await self._adapters.UploadAdapter(parts, timeout=CONTROL_TIMEOUT_S)
+            response = await self._adapters.UploadAdapter(parts, timeout=CONTROL_TIMEOUT_S, metadata=self._metadata)
         return _version(response.version)
 
     async def list_adapters(self) -> tuple[AdapterVersion, ...]:
         """List all versions; see :class:`~loadtest.clients.base.MedleyClient`."""
         with _errors_translated():
-            response = await self._adapters.ListAdapters(adapter_pb2.ListAdaptersRequest(), timeout=CONTROL_TIMEOUT_S)
+            response = await self._adapters.ListAdapters(
+                adapter_pb2.ListAdaptersRequest(), timeout=CONTROL_TIMEOUT_S, metadata=self._metadata
+            )
         return tuple(_version(version) for adapter in response.adapters for version in adapter.versions)
 
 

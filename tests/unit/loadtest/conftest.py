@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
 import pytest
+import trustme
 import uvicorn
 
 from loadtest.clients import WireProtocol
@@ -35,6 +38,8 @@ class FakeServer:
     grpc: str = ""
     num_started: int = 0
     uploads: list[tuple[str, str, dict[str, int]]] = field(default_factory=list)
+    authorizations: list[str] = field(default_factory=list)
+    ca_pem: str = ""
 
     def address(self, protocol: WireProtocol) -> str:
         return self.http if protocol is WireProtocol.HTTP else self.grpc
@@ -87,6 +92,7 @@ class HttpFace:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
+        self.server.authorizations.append(dict(scope["headers"]).get(b"authorization", b"").decode())
         path = scope["path"]
         if path == "/v1/summarize":
             await self.summarize(json.loads(body), send)
@@ -233,8 +239,20 @@ class GrpcFace(
         )
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[FakeServer]:
+class Authorizations(grpc.aio.ServerInterceptor):
+    """Remembers what callers say they are."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self.server = server
+
+    async def intercept_service(self, continuation, details):
+        self.server.authorizations.append(dict(details.invocation_metadata).get("authorization", ""))
+        return await continuation(details)
+
+
+@asynccontextmanager
+async def running(certificate: trustme.LeafCert | None = None) -> AsyncIterator[FakeServer]:
+    """Run a server, over TLS with a certificate."""
     fake = FakeServer()
     config = uvicorn.Config(
         HttpFace(fake),
@@ -246,18 +264,39 @@ async def server() -> AsyncIterator[FakeServer]:
         timeout_graceful_shutdown=0,
     )
     config.load()
+    face = GrpcFace(fake)
+    rpc = grpc.aio.server(interceptors=[Authorizations(fake)])
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(face, rpc)
+    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(face, rpc)
+    evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(face, rpc)
+    if certificate is None:
+        grpc_port = rpc.add_insecure_port("127.0.0.1:0")
+    else:
+        config.ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(config.ssl)
+        pair = (certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())
+        grpc_port = rpc.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     # Started and stopped by hand: its own loop looks for the end only ten times a second.
     http = uvicorn.Server(config)
     http.lifespan = config.lifespan_class(config)
     await http.startup()
-    face = GrpcFace(fake)
-    rpc = grpc.aio.server()
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(face, rpc)
-    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(face, rpc)
-    evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(face, rpc)
-    fake.grpc = f"127.0.0.1:{rpc.add_insecure_port('127.0.0.1:0')}"
     await rpc.start()
+    fake.grpc = f"127.0.0.1:{grpc_port}"
     fake.http = f"127.0.0.1:{http.servers[0].sockets[0].getsockname()[1]}"
     yield fake
     await http.shutdown()
     await rpc.stop(0)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    async with running() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def secure_server() -> AsyncIterator[FakeServer]:
+    authority = trustme.CA()
+    async with running(authority.issue_cert("127.0.0.1")) as fake:
+        fake.ca_pem = authority.cert_pem.bytes().decode()
+        yield fake

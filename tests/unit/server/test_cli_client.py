@@ -66,8 +66,8 @@ def test_key_that_cannot_be_one_fails_unsent_and_unsaid(fake: ScriptedServer, ar
     [
         (refusal(404, "NOT_FOUND", "there is no\nadapter"), "medley: NOT_FOUND: there is no adapter\n"),
         (
-            refusal(401, "UNAUTHENTICATED", "no key"),
-            "medley: UNAUTHENTICATED: no key (give a key by MEDLEY_KEY or --key-file; `medley keys create` makes one)\n",
+            refusal(401, "UNAUTHENTICATED", "who?"),
+            "medley: UNAUTHENTICATED: who? (give a key by MEDLEY_KEY or --key-file; `medley keys create` makes one)\n",
         ),
         (
             refusal(429, "RESOURCE_EXHAUSTED", "too many requests", **{"retry-after": "7"}),
