@@ -1,6 +1,7 @@
 """Errors on the gRPC wire: one table from code to status, the message, and the code and request id as trailers."""
 
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -9,12 +10,13 @@ import grpc
 from grpc import aio
 
 from adapters.errors import AdapterError
-from server.core.errors import ErrorCode, MedleyError, code_of
+from server.core.errors import ErrorCode, MedleyError, ResourceExhaustedError, code_of
 
 _LOGGER = logging.getLogger(__name__)
 REQUEST_ID_KEY = "medley-request-id"
 CODE_KEY = "medley-code"
 PARAM_KEY = "medley-param"
+RETRY_AFTER_KEY = "retry-after-ms"
 
 GRPC_STATUSES: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
     {
@@ -57,4 +59,6 @@ def _trailers(error: Exception, code: ErrorCode, request_id: str) -> tuple[tuple
         trailers.append((REQUEST_ID_KEY, request_id))
     if isinstance(error, MedleyError) and error.param is not None:
         trailers.append((PARAM_KEY, error.param))
+    if isinstance(error, ResourceExhaustedError) and error.retry_after_s is not None:
+        trailers.append((RETRY_AFTER_KEY, str(math.ceil(error.retry_after_s * 1000))))
     return tuple(trailers)

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from medley.v1 import inference_pb2 as pb
 from medley.v1 import inference_pb2_grpc
+from server.api.grpc.access import principal_of
 from server.api.grpc.errors import Context, answering
 from server.api.grpc.translate import (
     AnswerFields,
@@ -75,7 +76,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
         async with answering(context, request_id):
             request = generation_request(message, request_id, text, deadline_s, apply_template=apply_template)
-            async with aclosing(await self._inference.open(request)) as generation:
+            async with aclosing(await self._inference.open(principal_of(context), request)) as generation:
                 yield generation
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypedDict
 
+from adapters.audit import AuditRecord
 from adapters.registry import AdapterRecord, VersionRecord
 from medley.v1 import adapter_pb2, common_pb2, inference_pb2
 from server.core.outputs import AdapterUse, FinishReason, GenerationChunk, GenerationResult, Timings, Usage
@@ -108,6 +109,22 @@ def version_message(version: VersionRecord) -> adapter_pb2.AdapterVersion:
         description=version.description,
         scores=version.scores,
         created_s=version.created_s,
+        tags=version.tags,
+    )
+
+
+def audit_message(record: AuditRecord) -> adapter_pb2.AuditRecord:
+    """Translate one change."""
+    return adapter_pb2.AuditRecord(
+        time_s=record.time_s,
+        who=record.who,
+        origin=record.origin,
+        action=record.action,
+        name=record.name,
+        version=record.version or 0,
+        alias=record.alias,
+        digest=record.digest,
+        detail=record.detail,
     )
 
 
@@ -135,8 +152,8 @@ def _uses(adapters: tuple[AdapterUse, ...]) -> list[common_pb2.AdapterUse]:
     ]
 
 
-def _kind(kind: str) -> "common_pb2.AdapterKind.ValueType":
-    return common_pb2.AdapterKind.Value(f"ADAPTER_KIND_{kind.upper()}")
+def _kind(kind: str | None) -> "common_pb2.AdapterKind.ValueType":
+    return common_pb2.AdapterKind.Value(f"ADAPTER_KIND_{(kind or 'unspecified').upper()}")
 
 
 def _finish_reason(reason: FinishReason | None) -> "common_pb2.FinishReason.ValueType":

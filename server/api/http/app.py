@@ -2,15 +2,19 @@
 
 from fastapi import FastAPI
 
+from server.api.http.access import AccessLayer
 from server.api.http.call import Caller
 from server.api.http.config import HttpConfig
-from server.api.http.errors import install_error_handlers
+from server.api.http.errors import EVERY_REFUSAL, install_error_handlers
 from server.api.http.middleware import Gate
-from server.api.http.routes.adapters import adapter_routes
+from server.api.http.openapi import install_openapi
+from server.api.http.routes.adapters import adapter_change_routes, adapter_read_routes
 from server.api.http.routes.evaluations import evaluation_routes
 from server.api.http.routes.openai import openai_inference_routes, openai_model_routes
-from server.api.http.routes.operations import install_docs, operation_routes
+from server.api.http.routes.operations import health_routes, install_docs, metrics_routes
 from server.api.http.routes.summarize import summarize_routes
+from server.api.http.routes.uploads import upload_routes
+from server.api.http.routes.vllm import vllm_routes
 from server.service.door import Services
 
 _DESCRIPTION = "One frozen base model; a medley of LoRA adapters and soft prompts over it, chosen per request."
@@ -19,6 +23,7 @@ _DESCRIPTION = "One frozen base model; a medley of LoRA adapters and soft prompt
 def create_app(services: Services, config: HttpConfig) -> FastAPI:
     """Return the application; it starts nothing and owns nothing it must close."""
     app = FastAPI(title="Medley", description=_DESCRIPTION, docs_url=None, redoc_url=None)
+    app.add_middleware(AccessLayer, access=services.access)
     app.add_middleware(Gate, config=config)
     install_error_handlers(app, config.retry_after_s)
     caller = Caller(services.inference, config.max_deadline_ms)
@@ -26,10 +31,15 @@ def create_app(services: Services, config: HttpConfig) -> FastAPI:
         summarize_routes(caller),
         openai_inference_routes(caller, services.models),
         openai_model_routes(services.models),
-        adapter_routes(services.adapters),
+        adapter_read_routes(services.adapters),
+        adapter_change_routes(services.adapters),
+        upload_routes(services.uploads),
+        vllm_routes(services.adapters, services.uploads),
         evaluation_routes(services.feedback),
-        operation_routes(services.health, services.metrics.registry),
+        metrics_routes(services.metrics.registry),
     ):
-        app.include_router(router)
+        app.include_router(router, responses=EVERY_REFUSAL)
+    app.include_router(health_routes(services.health))
     install_docs(app)
+    install_openapi(app)
     return app

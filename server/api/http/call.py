@@ -1,23 +1,46 @@
-"""What every inference route does around the service: the call's id and deadline, and the caller who goes away."""
+"""What routes do around the services: who calls, the call's id and deadline, and the caller who goes away."""
 
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.types import Receive
 
+from server.api.http.errors import refusals
 from server.api.http.wire.fields import GenerationBody
-from server.core.errors import CancelledError, InvalidArgumentError
+from server.core.errors import CancelledError, ErrorCode, InvalidArgumentError
 from server.core.outputs import GenerationResult
+from server.core.principal import Principal
 from server.core.request import GenerationRequest, check_request_id
 from server.core.sampling import SamplingParams
 from server.service.generation import Generation
 from server.service.inference import InferenceService
 
 DEADLINE_HEADER = "x-deadline-ms"
+INFERENCE_RESPONSES: dict[int | str, dict[str, object]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+} | refusals(
+    ErrorCode.NOT_FOUND,
+    ErrorCode.ALREADY_EXISTS,
+    ErrorCode.FAILED_PRECONDITION,
+    ErrorCode.DEADLINE_EXCEEDED,
+    with_body=True,
+)
+"""For the schema: what a route that generates may answer beside its model and what every route may answer."""
 _T = TypeVar("_T")
+
+
+async def principal_of(request: Request) -> Principal:
+    """Return who calls, as the layer of access found out before the route was reached."""
+    principal = request.state.principal
+    assert isinstance(principal, Principal)
+    return principal
+
+
+Calling = Annotated[Principal, Depends(principal_of)]
+"""The type of a route's parameter that is to be who calls."""
 
 
 def name_call(request: Request, body: GenerationBody) -> None:
@@ -84,7 +107,7 @@ class Caller:
             references=tuple(body.references),
             deadline_s=call_deadline_s(request, self._max_deadline_ms),
         )
-        return await self._inference.open(generation_request)
+        return await self._inference.open(await principal_of(request), generation_request)
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[object, object, _T]) -> _T:

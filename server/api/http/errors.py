@@ -10,18 +10,20 @@ Source:
 
 import http
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypedDict
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from typing_extensions import TypedDict
 
 from adapters.errors import AdapterError, AdapterTooLargeError
-from server.core.errors import ErrorCode, MedleyError, code_of
+from server.core.errors import ErrorCode, InvalidArgumentError, MedleyError, ResourceExhaustedError, code_of
 
 _LOGGER = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499
@@ -57,6 +59,7 @@ HTTP_ERRORS: Mapping[ErrorCode, HttpError] = MappingProxyType(
     }
 )
 _RETRY_LATER = frozenset({429, 503})
+_PLACES = frozenset({"body", "path", "query", "header"})
 
 
 class ErrorDetail(TypedDict):
@@ -80,6 +83,46 @@ def body_too_large(max_body_bytes: int) -> HTTPException:
     return HTTPException(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {max_body_bytes} bytes")
 
 
+def refusals(
+    *codes: ErrorCode, with_body: bool = False, with_content_types: bool = False
+) -> dict[int | str, dict[str, object]]:
+    """Return, for the schema, what a route may answer beside what every route may.
+
+    Args:
+        codes: Of its service.
+        with_body: Whether it reads a body, which may be too large.
+        with_content_types: Whether it tells bodies apart by their content type.
+    """
+    statuses = [HTTP_ERRORS[code].status for code in codes]
+    statuses += [413] if with_body else []
+    statuses += [415] if with_content_types else []
+    return {status: {"model": ErrorBody} for status in statuses}
+
+
+EVERY_REFUSAL = refusals(
+    ErrorCode.INVALID_ARGUMENT,
+    ErrorCode.UNAUTHENTICATED,
+    ErrorCode.PERMISSION_DENIED,
+    ErrorCode.RESOURCE_EXHAUSTED,
+    ErrorCode.INTERNAL,
+    ErrorCode.UNAVAILABLE,
+)
+"""What every route may answer."""
+
+
+def content_type_not_taken(taken: Sequence[str]) -> HTTPException:
+    """Return what to raise for a body of a kind that a route does not read."""
+    return HTTPException(
+        http.HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"send the body with one of the content types {', '.join(taken)}"
+    )
+
+
+def invalid_body(error: ValidationError) -> InvalidArgumentError:
+    """Return the refusal of a body that a route read by itself and that does not fit its model."""
+    message, param = _first_problem(error)
+    return InvalidArgumentError(message, param=param)
+
+
 def error_body(error: Exception, request_id: str) -> ErrorBody:
     """Return the error object of any exception."""
     code = code_of(error)
@@ -95,8 +138,7 @@ def error_response(error: Exception, request_id: str, retry_after_s: int) -> JSO
         _LOGGER.error("request failed", exc_info=error, extra={"request_id": request_id})
     # Sending the same file again cannot help, so a file over its limit is not "try later".
     status = 413 if isinstance(error, AdapterTooLargeError) else HTTP_ERRORS[code].status
-    headers = {"retry-after": str(retry_after_s)} if status in _RETRY_LATER else None
-    return JSONResponse(error_body(error, request_id), status, headers)
+    return JSONResponse(error_body(error, request_id), status, _headers(error, status, retry_after_s))
 
 
 def install_error_handlers(app: FastAPI, retry_after_s: int) -> None:
@@ -121,6 +163,15 @@ def install_error_handlers(app: FastAPI, retry_after_s: int) -> None:
     app.add_exception_handler(HTTPException, on_framework)
 
 
+def _headers(error: Exception, status: int, retry_after_s: int) -> dict[str, str] | None:
+    if status == http.HTTPStatus.UNAUTHORIZED:
+        return {"www-authenticate": "Bearer"}
+    if status not in _RETRY_LATER:
+        return None
+    known_s = error.retry_after_s if isinstance(error, ResourceExhaustedError) else None
+    return {"retry-after": str(retry_after_s if known_s is None else math.ceil(known_s))}
+
+
 def _body(code: ErrorCode, message: str, param: str | None, request_id: str) -> ErrorBody:
     kind = HTTP_ERRORS[code].type
     return {"error": {"message": message, "type": kind, "param": param, "code": code, "request_id": request_id}}
@@ -134,11 +185,11 @@ def _code_of_status(status: int) -> ErrorCode:
     return ErrorCode.INVALID_ARGUMENT if status < 500 else ErrorCode.INTERNAL
 
 
-def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
+def _first_problem(error: RequestValidationError | ValidationError) -> tuple[str, str | None]:
     problem = error.errors()[0]
     if problem["type"] == "json_invalid":
         return "the body is not valid JSON", None
-    place = [str(part) for part in problem["loc"] if part != "body"]
+    place = [str(part) for index, part in enumerate(problem["loc"]) if index or part not in _PLACES]
     if not place:
         return "the body must be a JSON object, sent with content-type application/json", None
     param = ".".join(place)

@@ -4,12 +4,13 @@ import time
 
 from fastapi import APIRouter, Request
 
-from server.api.http.call import Caller, name_call, whole_answer
+from server.api.http.call import INFERENCE_RESPONSES, Caller, Calling, name_call, whole_answer
+from server.api.http.errors import refusals
 from server.api.http.streaming import EventStream
 from server.api.http.wire.openai_answers import ChatCompletion, Completion, Envelope, ModelCard, ModelList
 from server.api.http.wire.openai_bodies import ChatBody, CompletionBody
 from server.api.http.wire.openai_streams import Told, chat_completion, chat_events, completion, completion_events
-from server.core.errors import NotFoundError
+from server.core.errors import ErrorCode, NotFoundError
 from server.service.chunks import good_chunks
 from server.service.models import ModelDirectory, ModelEntry
 
@@ -20,7 +21,7 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
     """Return the router of completions and chat completions."""
     router = APIRouter(tags=["openai"])
 
-    @router.post("/v1/completions", response_model=Completion)
+    @router.post("/v1/completions", response_model=Completion, responses=INFERENCE_RESPONSES)
     async def completions(request: Request, body: CompletionBody) -> Completion | EventStream:
         """Continue a prompt as it is; no template."""
         name_call(request, body)
@@ -39,7 +40,7 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
         events = completion_events(envelope, generation.adapters, good_chunks(generation), told)
         return EventStream(generation, events, generation.request_id)
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=INFERENCE_RESPONSES)
     async def chat_completions(request: Request, body: ChatBody) -> ChatCompletion | EventStream:
         """Answer about a conversation: the messages' texts, one under the other, go into the prompt template."""
         name_call(request, body)
@@ -65,14 +66,14 @@ def openai_model_routes(models: ModelDirectory) -> APIRouter:
     router = APIRouter(tags=["openai"])
 
     @router.get("/v1/models")
-    async def list_models() -> ModelList:
-        """List the base and the adapters."""
-        return {"object": "list", "data": [_card(entry) for entry in await models.list_models()]}
+    async def list_models(principal: Calling) -> ModelList:
+        """List the base and the adapters that the caller sees."""
+        return {"object": "list", "data": [_card(entry) for entry in await models.list_models(principal)]}
 
-    @router.get("/v1/models/{model_id:path}")
-    async def get_model(model_id: str) -> ModelCard:
+    @router.get("/v1/models/{model_id:path}", responses=refusals(ErrorCode.NOT_FOUND))
+    async def get_model(principal: Calling, model_id: str) -> ModelCard:
         """Return one entry of the list."""
-        for entry in await models.list_models():
+        for entry in await models.list_models(principal):
             if entry.model_id == model_id:
                 return _card(entry)
         raise NotFoundError("no such model", param="model")

@@ -13,6 +13,8 @@ from typing_extensions import TypedDict
 
 from server.service.health import HealthService
 
+_PROMETHEUS = CONTENT_TYPE_LATEST.partition(";")[0]
+_TEXT = {"type": "string"}
 _DOCS_ASSETS = "/docs/assets"
 _ASSETS_FOLDER = Path(fastapi_offline.__file__).parent / "static"
 
@@ -24,9 +26,9 @@ class HealthWire(TypedDict):
     reason: str
 
 
-def operation_routes(health: HealthService, registry: CollectorRegistry) -> APIRouter:
-    """Return the router of health and metrics."""
-    router = APIRouter(tags=["operations"])
+def health_routes(health: HealthService) -> APIRouter:
+    """Return the router of liveness and readiness, which ask for no key."""
+    router = APIRouter(tags=["operations"], responses={503: {"model": HealthWire}})
 
     @router.get("/healthz", response_model=HealthWire)
     async def healthz() -> JSONResponse:
@@ -38,7 +40,14 @@ def operation_routes(health: HealthService, registry: CollectorRegistry) -> APIR
         """Answer 200 while requests are welcome, 503 and the reason while they are not."""
         return _health(health.ready().reason)
 
-    @router.get("/metrics", response_class=Response)
+    return router
+
+
+def metrics_routes(registry: CollectorRegistry) -> APIRouter:
+    """Return the router of the metrics."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {_PROMETHEUS: {"schema": _TEXT}}}})
     async def metrics() -> Response:
         """Render the metrics for Prometheus."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

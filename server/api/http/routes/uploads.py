@@ -1,0 +1,164 @@
+"""``POST /v1/adapters/{name}/versions``: one new version, in files, in an archive, or from a source.
+
+Bytes go to disk as they come; this module holds no more than one piece of them.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+
+from server.api.http.call import Calling
+from server.api.http.errors import body_too_large, content_type_not_taken, invalid_body, refusals
+from server.api.http.multipart import MultipartReader, PartData
+from server.api.http.wire.adapter_bodies import (
+    MAX_TAGS_BYTES,
+    AliasQuery,
+    IdempotencyKey,
+    NamePath,
+    SourceBody,
+    TagsQuery,
+)
+from server.api.http.wire.adapters import VersionWire, version_wire
+from server.core.errors import CancelledError, ErrorCode, InvalidArgumentError
+from server.service.uploads import StagedUpload, UploadService
+
+_ARCHIVES = ("application/zip", "application/x-tar", "application/gzip", "application/x-gzip")
+_FORM = "multipart/form-data"
+_JSON = "application/json"
+_MAX_FIELD_BYTES = {"alias": 64, "tags": MAX_TAGS_BYTES}
+_MAX_SOURCE_BYTES = 16 * 1024
+_FILE: dict[str, object] = {"type": "string", "format": "binary"}
+_FORM_SCHEMA: dict[str, object] = {
+    "type": "object",
+    "properties": {
+        "files": {"type": "array", "items": _FILE, "description": "The files of a PEFT folder."},
+        "archive": {**_FILE, "description": "Instead of files: a tar, a gzipped tar or a zip of the folder."},
+        "alias": {"type": "string", "description": "As in the query; this one wins."},
+        "tags": {"type": "string", "description": "As in the query; these win."},
+    },
+}
+# The framework does not see the body, as it is read in a stream; the page in /docs still shows it.
+_BODY: dict[str, object] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            _FORM: {"schema": _FORM_SCHEMA},
+            _JSON: {"schema": SourceBody.model_json_schema()},
+            **{archive: {"schema": _FILE} for archive in _ARCHIVES},
+        },
+    }
+}
+_REFUSALS = refusals(ErrorCode.ALREADY_EXISTS, ErrorCode.FAILED_PRECONDITION, with_body=True, with_content_types=True)
+
+
+@dataclass(slots=True)
+class _Labels:
+    """What an upload says beside its bytes."""
+
+    alias: str | None
+    tags: str
+
+    def take(self, field: str, value: bytes) -> None:
+        text = value.decode("utf-8", "replace")
+        if field == "alias":
+            self.alias = text or None
+        else:
+            self.tags = text
+
+
+def upload_routes(uploads: UploadService) -> APIRouter:
+    """Return the router."""
+    router = APIRouter(tags=["adapters"])
+
+    @router.post("/v1/adapters/{name}/versions", status_code=201, openapi_extra=_BODY, responses=_REFUSALS)
+    async def upload_version(
+        request: Request,
+        principal: Calling,
+        name: NamePath,
+        alias: AliasQuery = None,
+        tags: TagsQuery = "",
+        *,
+        key: IdempotencyKey = "",
+    ) -> VersionWire:
+        """Upload one new version; the bytes of a live version again give that version."""
+        kind = _content_type(request)
+        labels = _Labels(alias or None, tags)
+        if kind == _JSON:
+            body = await _source(request)
+            version = await uploads.from_source(
+                principal,
+                name,
+                body.source,
+                alias=body.alias or labels.alias,
+                tags=tuple(body.tags) or _listed(labels.tags),
+                idempotency_key=key,
+            )
+            return version_wire(version)
+        reader = MultipartReader(request.headers["content-type"]) if kind == _FORM else None
+        async with uploads.stage(principal, name) as staged:
+            if reader is None:
+                async for data in _bytes(request):
+                    await staged.write_archive(data)
+            else:
+                await _receive(reader.read(_bytes(request)), staged, labels)
+            version = await uploads.commit(staged, alias=labels.alias, tags=_listed(labels.tags), idempotency_key=key)
+            return version_wire(version)
+
+    return router
+
+
+def _content_type(request: Request) -> str:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in (_FORM, _JSON, *_ARCHIVES):
+        raise content_type_not_taken((_FORM, _JSON, *_ARCHIVES))
+    return kind
+
+
+def _listed(tags: str) -> tuple[str, ...]:
+    return tuple(tag.strip() for tag in tags.split(",")) if tags.strip() else ()
+
+
+async def _bytes(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for data in request.stream():
+            yield data
+    except ClientDisconnect as error:
+        raise CancelledError("the caller went away") from error
+
+
+async def _source(request: Request) -> SourceBody:
+    text = b""
+    async for data in _bytes(request):
+        text += data
+        if len(text) > _MAX_SOURCE_BYTES:
+            raise body_too_large(_MAX_SOURCE_BYTES)
+    try:
+        return SourceBody.model_validate_json(text)
+    except ValidationError as error:
+        raise invalid_body(error) from error
+
+
+async def _receive(parts: AsyncIterator[PartData], staged: StagedUpload, labels: _Labels) -> None:
+    fields: dict[str, bytes] = {}
+    async for part in parts:
+        if part.field == "archive":
+            await staged.write_archive(part.data)
+        elif part.field == "files" and part.file_name:
+            await staged.write(part.file_name, part.data)
+        else:
+            fields[part.field] = _grown(part, fields.get(part.field, b""))
+    for field, value in fields.items():
+        labels.take(field, value)
+
+
+def _grown(part: PartData, before: bytes) -> bytes:
+    if part.field not in _MAX_FIELD_BYTES:
+        raise InvalidArgumentError(
+            f"unknown field {part.field[:64]!r}; send files (with their names), archive, alias and tags", param="body"
+        )
+    if len(before) + len(part.data) > _MAX_FIELD_BYTES[part.field]:
+        raise InvalidArgumentError(f"{part.field} has more than {_MAX_FIELD_BYTES[part.field]} bytes", param=part.field)
+    return before + part.data
