@@ -89,7 +89,7 @@ class Cases:
         self.by_title[title] = Case(title, error, message, make)
 
     def files(self, title: str, error: type[AdapterError], message: str, **changed: object) -> None:
-        """Add a sound LoRA with files changed: ``weights``, ``config``, ``manifest`` as bytes, text or JSON's objects."""
+        """Add a sound LoRA with files changed: ``weights``, ``config``, ``manifest``, or any by its name."""
         self.add(title, error, message, lambda: Upload(lora_files(**changed)))
 
     def config(self, title: str, message: str, config: object, error: type[AdapterError] = InvalidAdapterError) -> None:
