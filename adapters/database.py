@@ -4,7 +4,7 @@ Knows no tables: each room brings its own Alembic scripts and its own version ta
 function may be called from any thread, and by several processes at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
@@ -22,6 +22,7 @@ _BUSY_TIMEOUT_MS = 10_000
 _CONNECT_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_MS = 30_000
 _WRITES = "medley_writes"
+_ERRORS = (SQLAlchemyError, CommandError, OSError)
 _MIGRATION_LOCK = 0x6D65646C6579
 _POSTGRESQL_NAMES = frozenset({"postgres", "postgresql", "postgresql+psycopg"})
 # A replica that freezes while it writes must not stop the others for ever, nor may a lost network.
@@ -49,7 +50,7 @@ def open_database(url: str, scripts: Path, version_table: str) -> tuple[sa.Engin
     Raises:
         StoreError: If the URL or the database cannot be used, or a newer Medley has migrated it further.
     """
-    with as_store_error("cannot be opened"):
+    try:
         engine = _engine(sa.make_url(url))
         reader, writer = _halves(engine)
         try:
@@ -57,48 +58,46 @@ def open_database(url: str, scripts: Path, version_table: str) -> tuple[sa.Engin
         except BaseException:
             engine.dispose()
             raise
+    except _ERRORS as error:
+        # Who opens a database is its operator: he must be told what the driver said, which names no secret.
+        said = str(getattr(error, "orig", None) or error).strip().splitlines()
+        raise StoreError(f"the database cannot be opened: {said[0] if said else type(error).__name__}") from error
     return reader, writer
 
 
-def migrate(writer: sa.Engine, scripts: Path, version_table: str, run: Callable[[Config], None] | None = None) -> None:
+def migrate(writer: sa.Engine, scripts: Path, version_table: str) -> None:
     """Bring the tables of ``scripts`` up to date, in one transaction; other processes wait for it.
 
     Args:
         writer: Engine to write with.
         scripts: Folder of Alembic's ``env.py`` and ``versions``.
         version_table: Table that says how far these scripts went.
-        run: What to do with Alembic's configuration instead of going to the newest.
 
     Raises:
-        StoreError: If the database cannot be written, or a newer Medley has migrated it further.
+        sqlalchemy.exc.SQLAlchemyError: If the database cannot be written.
+        alembic.util.CommandError: If a newer Medley has migrated it further.
     """
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    with as_store_error("cannot be migrated"), writer.begin() as connection:
+    with writer.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         config.attributes.update(connection=connection, version_table=version_table)
-        if run is None:
-            command.upgrade(config, "head")
-        else:
-            run(config)
+        command.upgrade(config, "head")
 
 
 @contextmanager
-def as_store_error(what: str = "cannot be used") -> Iterator[None]:
+def as_store_error() -> Iterator[None]:
     """Raise the errors of database and driver as ours, without the words of a statement or an address.
-
-    Args:
-        what: What the database cannot, for the message.
 
     Raises:
         StoreError: In place of any of them.
     """
     try:
         yield
-    except (SQLAlchemyError, CommandError, OSError) as error:
-        raise StoreError(f"the database {what} now ({type(error).__name__}); try again later") from error
+    except _ERRORS as error:
+        raise StoreError(f"the database cannot be used now ({type(error).__name__}); try again later") from error
 
 
 def _engine(url: sa.URL) -> sa.Engine:

@@ -1,342 +1,260 @@
-"""Names, versions, aliases; threads, processes, crashes."""
+"""The life of versions and what reads answer, on SQLite and PostgreSQL."""
 
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import textwrap
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import FrozenInstanceError
-from pathlib import Path
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
-import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 
-from adapters import registry as registry_module
 from adapters.errors import (
+    AdapterInUseError,
     AdapterNotFoundError,
     AdapterNotReadyError,
+    InvalidAdapterError,
     InvalidAdapterReferenceError,
     PromptTemplateError,
-    StoreError,
 )
-from adapters.manifest import AdapterKind, AdapterManifest
-from adapters.registry import AdapterReference, Registry, VersionState, parse_reference
-from adapters.registry_schema import METADATA, VERSIONS, open_database
-
-MANIFEST = AdapterManifest(
-    "ignored",
-    AdapterKind.LORA,
-    rank=4,
-    task="summarization",
-    licence="MIT",
-    description="Für alle: ROUGE ≥ 31.",
-    scores={"rouge1": 31.5},
-    prompt_template="Sum: {{ text }}",
-)
+from adapters.manifest import AdapterKind
+from adapters.registry import AuditRecord, Registry, VersionState
+from tests.fixtures.registry import ANNA, MANIFEST, Clock, add_version, digest
+from tests.unit.adapters.conftest import Opener
 
 
-def digest(number: int) -> str:
-    return f"{number:064x}"
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'deep' / 'registry.db'}"
-
-
-@pytest.fixture
-def registry(url: str) -> Iterator[Registry]:
-    registry = Registry(url)
-    yield registry
-    registry.close()
-
-
-@pytest.mark.parametrize(
-    ("reference", "expected"),
-    [
-        ("news", AdapterReference("news")),
-        ("news:3", AdapterReference("news", version=3)),
-        ("news@stable", AdapterReference("news", alias="stable")),
-        ("a.b_c-9", AdapterReference("a.b_c-9")),
-    ],
-)
-def test_parse_reference_well_formed_is_read(reference: str, expected: AdapterReference) -> None:
-    assert parse_reference(reference) == expected
-
-
-@pytest.mark.parametrize(
-    "reference",
-    [
-        *("", ":1", "@a", "a:", "a@", "a:0", "a:-1", "a:01", "a:1.0", "a:9999999999", "a:x", "a:1@b", "a@b:1", "a@b@c"),
-        *("../etc/passwd", "a/b", "a\\b", "A", "ä", "a b", "a\n", "a\x00", "a..b", ".a", "a-", "a" * 64),
-        *("a@" + "b" * 64, "a:\uff11", "x" * 100_000),
-    ],
-)
-def test_parse_reference_malformed_is_refused(reference: str) -> None:
-    with pytest.raises(InvalidAdapterReferenceError):
-        parse_reference(reference)
-
-
-def test_add_version_first_is_version_one_with_all_its_fields(registry: Registry) -> None:
-    before_s = time.time()
-    record = registry.add_version("news", digest(1), MANIFEST, 123, None)
-    assert (record.name, record.version, record.digest) == ("news", 1, digest(1))
+def test_version_goes_from_uploading_to_ready_with_all_its_fields(registry: Registry, clock: Clock) -> None:
+    begun = registry.begin_version("news", ANNA, lease_s=60.0)
+    assert (begun.version, begun.state, begun.digest, begun.kind) == (1, VersionState.UPLOADING, "", None)
+    assert begun.reason == "upload by key:anna"
+    assert registry.get("news").versions == (begun,)
+    registry.mark_validating("news", 1)
+    assert registry.get("news").versions[0].state is VersionState.VALIDATING
+    with pytest.raises(AdapterNotReadyError, match="validating"):
+        registry.resolve("news")
+    record = registry.complete_version(
+        "news",
+        1,
+        digest=digest(1),
+        manifest=MANIFEST,
+        size_bytes=123,
+        alias="stable",
+        tags=("short", "de"),
+        change=ANNA,
+    )
+    assert (record.name, record.version, record.digest, record.reason) == ("news", 1, digest(1), "")
     assert (record.kind, record.state, record.rank, record.size_bytes) == (AdapterKind.LORA, VersionState.READY, 4, 123)
     assert (record.task, record.licence, record.description) == ("summarization", "MIT", "Für alle: ROUGE ≥ 31.")
     assert (record.scores, record.prompt_template) == ({"rouge1": 31.5}, "Sum: {{ text }}")
-    assert before_s <= record.created_s <= time.time()
+    assert (record.tags, record.created_s) == (("de", "short"), clock.now_s)
     assert registry.resolve("news") == record
     with pytest.raises(FrozenInstanceError):
         record.version = 2  # type: ignore[misc]
 
 
-def test_add_version_same_bytes_twice_gives_the_same_version(registry: Registry) -> None:
-    first = registry.add_version("news", digest(1), MANIFEST, 1, None)
-    registry.add_version("news", digest(2), MANIFEST, 1, None)
-    assert registry.add_version("news", digest(1), MANIFEST, 1, "stable") == first
-    assert registry.get("news").aliases == {"stable": 1}
-    assert registry.add_version("other", digest(1), MANIFEST, 1, None).version == 1
-
-
-def test_resolve_bare_name_prefers_stable_then_newest(registry: Registry) -> None:
-    registry.add_version("news", digest(1), MANIFEST, 1)
-    registry.add_version("news", digest(2), MANIFEST, 1)
+def test_resolve_bare_name_prefers_stable_then_newest_ready(registry: Registry) -> None:
+    add_version(registry, "news", 1)
+    add_version(registry, "news", 2)
+    registry.begin_version("news", ANNA, lease_s=60.0)
     assert registry.resolve("news").version == 2
-    registry.set_alias("news", "stable", 1)
+    registry.set_alias("news", "stable", 1, ANNA)
     assert registry.resolve("news").version == 1
     assert registry.resolve("news:2").version == 2
-    registry.set_alias("news", "canary", 2)
+    registry.set_alias("news", "canary", 2, ANNA)
     assert registry.resolve("news@canary").version == 2
-    registry.set_alias("news", "canary", 1)
-    assert registry.resolve("news@canary").version == 1
-    assert registry.get("news").aliases == {"stable": 1, "canary": 1}
+    assert registry.get("news").aliases == {"stable": 1, "canary": 2}
 
 
 @pytest.mark.parametrize("reference", ["other", "news:2", "news@stable", "news@x"])
 def test_resolve_unknown_is_not_found(registry: Registry, reference: str) -> None:
-    registry.add_version("news", digest(1), MANIFEST, 1)
+    add_version(registry, "news", 1)
     with pytest.raises(AdapterNotFoundError):
         registry.resolve(reference)
 
 
-def test_resolve_version_that_is_not_ready_is_refused(registry: Registry, url: str) -> None:
-    registry.add_version("news", digest(1), MANIFEST, 1, "stable")
-    registry.add_version("news", digest(2), MANIFEST, 1)
-    with sa.create_engine(url).begin() as connection:
-        connection.execute(sa.update(VERSIONS).values(state="retired", reason="bad luck"))
-    registry.add_version("news", digest(3), MANIFEST, 1)
-    assert registry.resolve("news:3").version == 3
-    for reference in ("news", "news:2", "news@stable"):
-        with pytest.raises(AdapterNotReadyError, match="bad luck"):
-            registry.resolve(reference)
-    with pytest.raises(AdapterNotReadyError):
-        registry.set_alias("news", "canary", 2)
+def test_same_bytes_twice_give_the_same_version_and_leave_no_other(registry: Registry) -> None:
+    first = add_version(registry, "news", 1, tags=("a",))
+    add_version(registry, "news", 2)
+    again = add_version(registry, "news", 1, "stable", tags=("b",))
+    assert again == replace(first, tags=("a", "b"))
+    assert registry.get("news").aliases == {"stable": 1}
+    assert [version.version for version in registry.get("news").versions] == [1, 2]
+    assert registry.audit(limit=1)[0].detail == "these bytes were there"
+    assert add_version(registry, "other", 1).version == 1
 
 
-def test_resolve_bare_name_without_stable_skips_retired_versions(registry: Registry, url: str) -> None:
-    registry.add_version("news", digest(1), MANIFEST, 1)
-    with sa.create_engine(url).begin() as connection:
-        connection.execute(
-            sa.insert(VERSIONS).from_select(
-                [column.name for column in VERSIONS.c],
-                sa.select(
-                    *[
-                        sa.literal(2)
-                        if column.name == "version"
-                        else sa.literal("retired")
-                        if column.name == "state"
-                        else sa.literal(digest(2))
-                        if column.name == "digest"
-                        else column
-                        for column in VERSIONS.c
-                    ]
-                ),
-            )
-        )
-    registry.add_version("other", digest(1), MANIFEST, 1)
-    registry._snapshot = None
-    assert registry.resolve("news").version == 1
+def test_bytes_of_a_retired_version_become_a_new_one(registry: Registry) -> None:
+    add_version(registry, "news", 1)
+    registry.retire("news", 1, reason="wrong", change=ANNA, force=False)
+    assert add_version(registry, "news", 1).version == 2
+    assert registry.resolve("news").version == 2
+    assert registry.live_digests() == {digest(1)}
 
 
-def test_set_alias_unknown_version_is_not_found_and_changes_nothing(registry: Registry) -> None:
-    registry.add_version("news", digest(1), MANIFEST, 1, "stable")
-    for name, version in (("news", 2), ("other", 1)):
-        with pytest.raises(AdapterNotFoundError):
-            registry.set_alias(name, "stable", version)
-    assert registry.resolve("news@stable").version == 1
+def test_abandon_leaves_nothing_and_is_harmless_twice(registry: Registry, open_registry: Opener) -> None:
+    other = open_registry("other")
+    begun = registry.begin_version("news", ANNA, lease_s=60.0)
+    other.refresh()
+    assert [record.name for record in other.list()] == ["news"]
+    registry.abandon_version("news", begun.version)
+    registry.abandon_version("news", begun.version)
+    other.refresh()
+    assert registry.list() == other.list() == registry.audit() == ()
+
+
+def test_abandon_of_a_ready_version_changes_nothing(registry: Registry) -> None:
+    record = add_version(registry, "news", 1)
+    registry.abandon_version("news", 1)
+    assert registry.resolve("news:1") == record
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "alias"),
-    [("a/b", digest(1), None), ("a", "../x", None), ("a", digest(1), "b/c"), ("a", "A" * 64, None)],
+    ("change", "error"),
+    [
+        ({"alias": "b/c"}, InvalidAdapterReferenceError),
+        ({"digest": "A" * 64}, InvalidAdapterReferenceError),
+        ({"digest": "../x"}, InvalidAdapterReferenceError),
+        ({"tags": ("x y",)}, InvalidAdapterReferenceError),
+        ({"manifest": replace(MANIFEST, prompt_template="{{ text.__class__ }}")}, PromptTemplateError),
+        ({"manifest": replace(MANIFEST, licence="MIT\0")}, InvalidAdapterError),
+        ({"change": replace(ANNA, idempotency_key="ä")}, InvalidAdapterReferenceError),
+    ],
 )
-def test_add_version_malformed_is_refused(registry: Registry, name: str, number: str, alias: str | None) -> None:
+def test_complete_malformed_is_refused_and_the_upload_stays(
+    registry: Registry, change: dict[str, object], error: type[Exception]
+) -> None:
+    registry.begin_version("news", ANNA, lease_s=60.0)
+    sound: dict[str, object] = {
+        "digest": digest(1),
+        "manifest": MANIFEST,
+        "size_bytes": 1,
+        "alias": None,
+        "tags": (),
+        "change": ANNA,
+    }
+    with pytest.raises(error):
+        registry.complete_version("news", 1, **{**sound, **change})  # type: ignore[arg-type]
+    assert registry.get("news").versions[0].state is VersionState.UPLOADING
+
+
+def test_begin_with_malformed_name_is_refused(registry: Registry) -> None:
+    for name in ("a/b", "", "A", "a\0"):
+        with pytest.raises(InvalidAdapterReferenceError):
+            registry.begin_version(name, ANNA, lease_s=60.0)
+
+
+def test_retire_leaves_a_tombstone_that_nobody_resolves(registry: Registry) -> None:
+    add_version(registry, "news", 1)
+    add_version(registry, "news", 2)
+    record = registry.retire("news", 2, reason="deleted by anna: too long", change=ANNA, force=False)
+    assert (record.versions[1].state, record.versions[1].reason) == (VersionState.RETIRED, "deleted by anna: too long")
+    assert registry.resolve("news").version == 1
+    with pytest.raises(AdapterNotReadyError, match="too long"):
+        registry.resolve("news:2")
+    with pytest.raises(AdapterNotReadyError):
+        registry.set_alias("news", "canary", 2, ANNA)
+    assert registry.live_digests() == {digest(1)}
+
+
+def test_retire_twice_keeps_the_first_reason_and_writes_no_second_row(registry: Registry) -> None:
+    add_version(registry, "news", 1)
+    first = registry.retire("news", 1, reason="first", change=ANNA, force=False)
+    assert registry.retire("news", 1, reason="second", change=ANNA, force=True) == first
+    assert [row.action for row in registry.audit()] == ["retire", "upload"]
+
+
+def test_retire_of_what_an_alias_points_at_needs_force(registry: Registry) -> None:
+    add_version(registry, "news", 1, "stable")
+    registry.set_alias("news", "canary", 1, ANNA)
+    add_version(registry, "news", 2, "next")
+    with pytest.raises(AdapterInUseError, match="@canary, @stable points"):
+        registry.retire("news", 1, reason="old", change=ANNA, force=False)
+    record = registry.retire("news", 1, reason="old", change=ANNA, force=True)
+    assert record.aliases == {"next": 2}
+    assert registry.audit(limit=1)[0].detail == "old; dropped @canary, @stable"
+
+
+def test_retire_of_an_unfinished_upload_is_refused(registry: Registry) -> None:
+    registry.begin_version("news", ANNA, lease_s=60.0)
+    with pytest.raises(AdapterNotReadyError):
+        registry.retire("news", 1, reason="", change=ANNA, force=True)
+
+
+def test_label_changes_what_is_given_only(registry: Registry) -> None:
+    before = add_version(registry, "news", 1, tags=("a",))
+    tagged = registry.label("news", 1, tags=("c", "b"), description=None, change=ANNA)
+    assert tagged == replace(before, tags=("b", "c"))
+    described = registry.label("news", 1, tags=None, description="Short.", change=ANNA)
+    assert described == registry.resolve("news") == replace(tagged, description="Short.")
+    assert registry.label("news", 1, tags=("b", "c"), description="Short.", change=ANNA) == described
+    assert [row.detail for row in registry.audit()] == ["description", "tags", ""]
+    assert registry.label("news", 1, tags=(), description="", change=ANNA) == replace(before, tags=(), description="")
+
+
+def test_label_malformed_or_of_an_unready_version_is_refused(registry: Registry) -> None:
+    add_version(registry, "news", 1)
     with pytest.raises(InvalidAdapterReferenceError):
-        registry.add_version(name, number, MANIFEST, 1, alias)
-    assert registry.list() == ()
+        registry.label("news", 1, tags=("A",), description=None, change=ANNA)
+    with pytest.raises(InvalidAdapterError):
+        registry.label("news", 1, tags=None, description="\0", change=ANNA)
+    registry.retire("news", 1, reason="", change=ANNA, force=False)
+    with pytest.raises(AdapterNotReadyError):
+        registry.label("news", 1, tags=(), description=None, change=ANNA)
 
 
-def test_add_version_with_hostile_template_is_refused(registry: Registry) -> None:
-    manifest = AdapterManifest("x", AdapterKind.LORA, prompt_template="{{ text.__class__ }}")
-    with pytest.raises(PromptTemplateError):
-        registry.add_version("news", digest(1), manifest, 1)
-    assert registry.list() == ()
+@pytest.mark.parametrize("name", ["other", "A B", "a\0", "\ud800"])
+def test_change_of_an_unknown_name_is_not_found_whatever_it_looks_like(registry: Registry, name: str) -> None:
+    changes = [
+        lambda: registry.set_alias(name, "stable", 1, ANNA),
+        lambda: registry.delete_alias(name, "stable", ANNA),
+        lambda: registry.rollback(name, "stable", ANNA),
+        lambda: registry.retire(name, 1, reason="", change=ANNA, force=False),
+        lambda: registry.label(name, 1, tags=(), description=None, change=ANNA),
+        lambda: registry.get(name),
+    ]
+    messages = set()
+    for change in changes:
+        with pytest.raises(AdapterNotFoundError) as caught:
+            change()
+        messages.add(caught.value.message)
+    assert len(messages) == 1
+
+
+def test_change_of_an_absurd_version_number_is_not_found(registry: Registry) -> None:
+    add_version(registry, "news", 1)
+    for version in (0, -1, 2, 10**30):
+        with pytest.raises(AdapterNotFoundError):
+            registry.set_alias("news", "stable", version, ANNA)
 
 
 def test_list_is_sorted_by_name(registry: Registry) -> None:
     for name in ("b", "c", "a"):
-        registry.add_version(name, digest(1), MANIFEST, 1)
+        add_version(registry, name, 1)
     assert [record.name for record in registry.list()] == ["a", "b", "c"]
 
 
-def test_registry_opened_again_has_everything(url: str) -> None:
-    first = Registry(url)
-    record = first.add_version("news", digest(1), MANIFEST, 1, "stable")
-    first.close()
-    second = Registry(url)
-    assert second.resolve("news@stable") == record
-    second.close()
-
-
-def test_registry_from_many_threads_numbers_every_version_once(registry: Registry) -> None:
-    versions: list[int] = []
-    errors: list[BaseException] = []
-
-    def add(start: int) -> None:
-        try:
-            for number in range(start, start + 5):
-                versions.append(registry.add_version("news", digest(number), MANIFEST, 1, "stable").version)
-                assert registry.resolve("news").version <= 40
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=add, args=(5 * number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert sorted(versions) == list(range(1, 41))
-    assert len(registry.get("news").versions) == 40
-
-
-def test_resolve_right_after_own_write_sees_it_without_asking_the_database(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registry.add_version("news", digest(1), MANIFEST, 1)
-    registry.resolve("news")
-    monkeypatch.setattr(registry_module, "_MAX_STALENESS_S", 1e9)
-    registry._snapshot = None
-    registry.resolve("news")
-    registry.add_version("news", digest(2), MANIFEST, 1)
-
-    def refuse() -> None:
-        raise AssertionError("the database was asked")
-
-    monkeypatch.setattr(registry._reader, "begin", refuse)
-    assert registry.resolve("news").version == 2
-
-
-def test_resolve_sees_another_process_within_a_second(registry: Registry, url: str) -> None:
-    other = Registry(url)
-    registry.add_version("news", digest(1), MANIFEST, 1, "stable")
-    assert other.resolve("news").version == 1
-    registry.add_version("news", digest(2), MANIFEST, 1, "stable")
-    deadline_s = time.monotonic() + 1.5
-    while other.resolve("news").version != 2:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    other.close()
-
-
-def test_list_after_two_processes_wrote_in_turn_misses_neither(
-    registry: Registry, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry_module, "_MAX_STALENESS_S", 1e9)
-    other = Registry(url)
-    assert registry.list() == ()
-    other.add_version("more", digest(1), MANIFEST, 1)
-    registry.add_version("rest", digest(2), MANIFEST, 1)
-    assert [record.name for record in registry.list()] == ["more", "rest"]
-    other.close()
-
-
-def test_resolve_is_cheap(registry: Registry) -> None:
-    for number in range(50):
-        registry.add_version(f"a{number}", digest(number), MANIFEST, 1)
-    start_s = time.perf_counter()
-    for _ in range(1000):
-        registry.resolve("a7")
-    assert (time.perf_counter() - start_s) / 1000 < 1e-3
-
-
-def test_registry_killed_while_writing_keeps_what_was_answered(url: str) -> None:
-    script = textwrap.dedent(f"""
-        from adapters.manifest import AdapterKind, AdapterManifest
-        from adapters.registry import Registry
-        registry = Registry({url!r})
-        for number in range(10_000):
-            registry.add_version("news", f"{{number:064x}}", AdapterManifest("x", AdapterKind.LORA), 1, "stable")
-            print(number, flush=True)
-    """)
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        while int(process.stdout.readline()) < 20:
-            pass
-        os.kill(process.pid, signal.SIGKILL)
-        answered = [20, *(int(line) for line in process.stdout if line.endswith("\n"))]
-    registry = Registry(url)
-    record = registry.get("news")
-    assert len(record.versions) >= answered[-1] + 1
-    assert [version.version for version in record.versions] == list(range(1, len(record.versions) + 1))
-    assert record.aliases == {"stable": len(record.versions)}
-    registry.close()
-
-
-def test_open_by_several_processes_at_once_migrates_once(url: str) -> None:
-    script = f"from adapters.registry import Registry; print(Registry({url!r}).list())"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
+def test_audit_tells_every_change_newest_first(registry: Registry, clock: Clock) -> None:
+    add_version(registry, "news", 1, "stable")
+    add_version(registry, "news", 2)
+    registry.set_alias("news", "stable", 2, ANNA)
+    registry.rollback("news", "stable", ANNA)
+    registry.delete_alias("news", "stable", ANNA)
+    clock.now_s += 5.0
+    registry.retire("news", 2, reason="old", change=ANNA, force=False)
+    rows = registry.audit()
+    assert [(row.action, row.version, row.alias) for row in reversed(rows)] == [
+        ("upload", 1, "stable"),
+        ("upload", 2, ""),
+        ("set_alias", 2, "stable"),
+        ("rollback", 1, "stable"),
+        ("delete_alias", 1, "stable"),
+        ("retire", 2, ""),
     ]
-    assert [process.communicate()[0].strip() for process in processes] == ["()"] * 3
+    assert rows[0] == AuditRecord(
+        clock.now_s, "key:anna", "192.0.2.1", "retire", "news", 2, digest=digest(2), detail="old"
+    )
 
 
-def test_migrations_make_the_tables_the_code_describes(url: str) -> None:
-    reader, _ = open_database(url)
-    with reader.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 10_000
-    reader.dispose()
-
-
-def test_open_of_a_database_from_a_newer_medley_is_refused(url: str, registry: Registry) -> None:
-    with sa.create_engine(url).begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError):
-        Registry(url)
-
-
-def test_open_of_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "registry.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(StoreError):
-        Registry(f"sqlite:///{tmp_path / 'registry.db'}")
-    with pytest.raises(StoreError):
-        Registry("nonsense")
-
-
-def test_alias_of_a_missing_version_is_refused_by_the_database(tmp_path: Path, registry: Registry, url: str) -> None:
-    path = url.removeprefix("sqlite:///")
-    with pytest.raises(sa.exc.IntegrityError), registry._writer.begin() as connection:
-        connection.exec_driver_sql("INSERT INTO aliases VALUES ('ghost', 'stable', 1)")
-    connection = sqlite3.connect(path)
-    assert connection.execute("SELECT count(*) FROM aliases").fetchone() == (0,)
-    connection.close()
+def test_audit_is_limited_and_filtered_by_name_and_by_who_may_see(registry: Registry) -> None:
+    for number in range(3):
+        add_version(registry, "news", number)
+        add_version(registry, "mail", number)
+    assert [row.version for row in registry.audit(name="news", limit=2)] == [3, 2]
+    assert {row.name for row in registry.audit(visible=lambda name: name == "mail")} == {"mail"}
+    assert len(registry.audit(visible=lambda name: name == "mail", limit=2)) == 2
+    assert registry.audit(name="other") == registry.audit(limit=0) == ()
