@@ -55,9 +55,7 @@ class Quotas:
             return
         usage = self._usage(key)
         if key.max_concurrent and usage.num_running >= key.max_concurrent:
-            raise ResourceExhaustedError(
-                f"this key may have {key.max_concurrent} requests at once; let one end first"
-            )
+            raise ResourceExhaustedError(f"this key may have {key.max_concurrent} requests at once; let one end first")
         if key.max_requests_per_minute:
             _take(usage, key.max_requests_per_minute)
         usage.num_running += 1

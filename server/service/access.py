@@ -1,17 +1,56 @@
-"""Who calls and how much it may: API keys and quotas as the front ends use them. Event loop's thread only."""
+"""Who calls, what it needs for a route and how much it may: keys and quotas as the front ends use them.
+
+Knows no protocol. Event loop's thread only.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 from server.access.keys import KeyRing
 from server.access.quotas import Quotas
-from server.core.errors import UnauthenticatedError
-from server.core.principal import Principal, anonymous
+from server.core.errors import PermissionDeniedError, UnauthenticatedError
+from server.core.principal import Principal, Scope, anonymous
 
 _WHO_PREFIX = "key:"
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a caller needs for a route of one front end or a method of the other.
+
+    Attributes:
+        scopes: One of these is enough.
+        every_name: Whether every adapter must exist for the caller, too.
+        metered: Whether its key's quota counts it.
+    """
+
+    scopes: tuple[Scope, ...]
+    every_name: bool = False
+    metered: bool = False
+
+    def check(self, principal: Principal) -> None:
+        """Do nothing if the caller may.
+
+        Raises:
+            PermissionDeniedError: If it may not.
+        """
+        if not any(principal.may(scope) for scope in self.scopes):
+            raise PermissionDeniedError(f"this needs a key with the scope {' or '.join(self.scopes)}")
+        if self.every_name and not principal.sees_all:
+            raise PermissionDeniedError("this needs a key for all adapters")
+
+
+PUBLIC = Rule(())
+"""Needs no key; health only."""
+
+
+def closed() -> PermissionDeniedError:
+    """Return the refusal of what a front end has and its table does not."""
+    return PermissionDeniedError("nobody may call this: it is in no table of access")
+
+
 class AccessService:
-    """Turns tokens into callers. Neither method waits for the database.
+    """Turns tokens into callers. No method waits for the database.
 
     Args:
         key_ring: The keys.
@@ -43,10 +82,30 @@ class AccessService:
         return Principal(_WHO_PREFIX + key.key_id, key.scopes, key.patterns, origin)
 
     def admit(self, principal: Principal) -> AbstractContextManager[None]:
-        """Count one request of a caller until the returned context ends; entering it raises if that is too much.
+        """Count one request of a caller until the returned context ends.
 
         Raises:
             ResourceExhaustedError: On entering, if the caller's key has used up its quota.
         """
         key = self._key_ring.find(principal.who.removeprefix(_WHO_PREFIX))
         return nullcontext() if key is None else self._quotas.admit(key)
+
+    def entered(self, rule: Rule, principal: Principal) -> AbstractContextManager[None]:
+        """Let a caller through by a rule, for as long as the returned context lasts.
+
+        Raises:
+            PermissionDeniedError: If it may not.
+            ResourceExhaustedError: On entering, if the rule counts the call and the quota is used up.
+        """
+        rule.check(principal)
+        return self.admit(principal) if rule.metered else nullcontext()
+
+
+def bearer_token(header: str | None) -> str | None:
+    """Return the token of an ``authorization`` header or metadata value; None where there is none.
+
+    Source:
+        https://datatracker.ietf.org/doc/html/rfc6750#section-2.1
+    """
+    scheme, _, token = (header or "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None

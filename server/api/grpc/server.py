@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -15,6 +16,7 @@ from medley.v1 import (
     inference_pb2,
     inference_pb2_grpc,
 )
+from server.access.tls import TlsConfig
 from server.api.grpc.adapters import AdapterServicer
 from server.api.grpc.config import GrpcConfig
 from server.api.grpc.evaluation import EvaluationServicer
@@ -55,7 +57,13 @@ def create_server(services: Services, config: GrpcConfig) -> aio.Server:
 
 
 async def serve_grpc(
-    server: aio.Server, host: str, port: int, ready: Callable[[int], None], grace_s: float = 5.0
+    server: aio.Server,
+    host: str,
+    port: int,
+    ready: Callable[[int], None],
+    grace_s: float = 5.0,
+    *,
+    tls: TlsConfig | None = None,
 ) -> None:
     """Serve until cancelled, then let open calls end for ``grace_s`` seconds.
 
@@ -65,13 +73,18 @@ async def serve_grpc(
         port: Port to listen on; 0 chooses a free one.
         ready: Called once, with the port, when calls are taken.
         grace_s: Longest wait at the end.
+        tls: Certificates; None, or one without files, speaks plain text.
 
     Raises:
-        FailedPreconditionError: If the address cannot be listened on.
+        FailedPreconditionError: If the address cannot be listened on, or a certificate cannot be used.
     """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    credentials = _credentials(tls) if tls is not None and tls.is_on else None
     try:
-        bound_port = server.add_insecure_port(address)
+        if credentials is None:
+            bound_port = server.add_insecure_port(address)
+        else:
+            bound_port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise FailedPreconditionError(f"cannot listen on {address}") from error
     await server.start()
@@ -80,3 +93,10 @@ async def serve_grpc(
         await server.wait_for_termination()
     finally:
         await asyncio.shield(server.stop(grace_s))
+
+
+def _credentials(tls: TlsConfig) -> grpc.ServerCredentials:
+    files = tls.read()
+    return grpc.ssl_server_credentials(
+        [(files.key, files.cert)], files.client_ca, require_client_auth=files.client_ca is not None
+    )

@@ -8,12 +8,21 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from server.access.tls import TlsConfig
 from server.core.errors import FailedPreconditionError
 
 _BACKLOG = 2048
 
 
-async def serve_http(app: FastAPI, host: str, port: int, ready: Callable[[int], None], grace_s: int = 5) -> None:
+async def serve_http(
+    app: FastAPI,
+    host: str,
+    port: int,
+    ready: Callable[[int], None],
+    grace_s: int = 5,
+    *,
+    tls: TlsConfig | None = None,
+) -> None:
     """Serve until cancelled, then let open connections end for ``grace_s`` seconds.
 
     Args:
@@ -22,10 +31,12 @@ async def serve_http(app: FastAPI, host: str, port: int, ready: Callable[[int], 
         port: Port to listen on; 0 chooses a free one.
         ready: Called once, with the port, when connections are taken.
         grace_s: Longest wait at the end.
+        tls: Certificates; None, or one without files, speaks plain text.
 
     Raises:
-        FailedPreconditionError: If the address cannot be listened on.
+        FailedPreconditionError: If the address cannot be listened on, or a certificate cannot be used.
     """
+    context = tls.context() if tls is not None and tls.is_on else None
     with _listen(host, port) as listener:
         config = uvicorn.Config(
             app,
@@ -33,8 +44,11 @@ async def serve_http(app: FastAPI, host: str, port: int, ready: Callable[[int], 
             access_log=False,
             lifespan="off",
             ws="none",
+            # Else anybody on this machine could say in a header to call from elsewhere.
+            proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=grace_s,
+            ssl_context_factory=None if context is None else lambda _config, _default: context,
         )
         server = _Server(config, lambda: ready(int(listener.getsockname()[1])))
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))

@@ -1,0 +1,138 @@
+"""Who may call which route: one table, and the layer that asks it before any route is reached.
+
+What is not in the table is closed. Stands inside the gate, which gives ids and answers errors; plain ASGI, because a
+wrapped response would hide the caller's disconnect from the streaming routes.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from starlette.datastructures import Headers
+from starlette.routing import Mount, compile_path
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from server.core.principal import Scope
+from server.service.access import PUBLIC, AccessService, Rule, bearer_token, closed
+
+_INFER = Rule((Scope.INFER,), metered=True)
+_REFERENCES = Rule((Scope.INFER,))
+_MODELS = Rule((Scope.INFER, Scope.READ))
+_READ = Rule((Scope.READ,))
+_READ_ALL = Rule((Scope.READ,), every_name=True)
+_WRITE = Rule((Scope.OPERATE,))
+_UPLOAD = Rule((Scope.OPERATE,), metered=True)
+
+_ADAPTER = "/v1/adapters/{name}"
+_VERSION = _ADAPTER + "/versions/{version}"
+_ALIAS = _ADAPTER + "/aliases/{alias}"
+
+HTTP_RULES: Mapping[tuple[str, str], Rule] = MappingProxyType(
+    {
+        ("GET", "/healthz"): PUBLIC,
+        ("GET", "/readyz"): PUBLIC,
+        ("POST", "/v1/summarize"): _INFER,
+        ("POST", "/v1/completions"): _INFER,
+        ("POST", "/v1/chat/completions"): _INFER,
+        ("POST", "/v1/references"): _REFERENCES,
+        ("GET", "/v1/models"): _MODELS,
+        ("GET", "/v1/models/{model_id}"): _MODELS,
+        ("GET", "/v1/adapters"): _READ,
+        ("GET", _ADAPTER): _READ,
+        ("GET", _VERSION): _READ,
+        ("GET", f"{_VERSION}/card"): _READ,
+        ("GET", f"{_ADAPTER}/audit"): _READ,
+        ("GET", "/v1/audit"): _READ_ALL,
+        ("GET", "/v1/evaluations"): _READ,
+        ("GET", "/metrics"): _READ_ALL,
+        ("GET", "/docs"): _READ,
+        ("GET", "/docs/assets/{path}"): _READ,
+        ("GET", "/openapi.json"): _READ,
+        ("POST", f"{_ADAPTER}/versions"): _UPLOAD,
+        ("PATCH", _VERSION): _WRITE,
+        ("DELETE", _VERSION): _WRITE,
+        ("PUT", _ALIAS): _WRITE,
+        ("DELETE", _ALIAS): _WRITE,
+        ("POST", f"{_ADAPTER}/rollback"): _WRITE,
+        ("POST", "/v1/load_lora_adapter"): _UPLOAD,
+        ("POST", "/v1/unload_lora_adapter"): _WRITE,
+    }
+)
+
+_Route = tuple[re.Pattern[str], frozenset[str] | None, str]
+
+
+class AccessLayer:
+    """Lets callers through to the routes they may call, with ``scope["state"]["principal"]``.
+
+    Args:
+        app: The application behind.
+        access: Who calls, and how much it may.
+    """
+
+    def __init__(self, app: ASGIApp, access: AccessService) -> None:
+        """Keep the parts; the routes are looked at when the first request comes."""
+        self._app = app
+        self._access = access
+        self._routes: tuple[_Route, ...] = ()
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Serve one connection.
+
+        Raises:
+            MedleyError: If the caller is refused.
+        """
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            raise closed()
+        if not self._routes:
+            self._routes = tuple(_routes(scope["app"]))
+        route = _find(self._routes, scope)
+        if route is not None and HTTP_RULES.get(route) is PUBLIC:
+            await self._app(scope, receive, send)
+            return
+        token = bearer_token(Headers(scope=scope).get("authorization"))
+        principal = self._access.authenticate(token, origin(scope))
+        scope["state"]["principal"] = principal
+        if route is None:
+            # A route that was added since must not slip through as one that does not exist.
+            self._routes = tuple(_routes(scope["app"]))
+            route = _find(self._routes, scope)
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        rule = HTTP_RULES.get(route)
+        if rule is None:
+            raise closed()
+        with self._access.entered(rule, principal):
+            await self._app(scope, receive, send)
+
+
+def origin(scope: AsgiScope) -> str:
+    """Return the address of the connection's other end; what headers say of it is not believed."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def _find(routes: tuple[_Route, ...], scope: AsgiScope) -> tuple[str, str] | None:
+    """Return the method and the template of the route a request will reach, or None if there is none."""
+    path, method = scope["path"], scope["method"]
+    for pattern, methods, template in routes:
+        if (methods is None or method in methods) and pattern.match(path):
+            return "GET" if method == "HEAD" else method, template
+    return None
+
+
+def _routes(app: FastAPI) -> Iterator[_Route]:
+    """List an application's routes in the order in which it looks at them."""
+    for route in iter_route_contexts(app.routes):
+        path = route.path or ""
+        if isinstance(route.original_route, Mount):
+            path = path.rstrip("/") + "/{path:path}"
+        pattern, template, _ = compile_path(path)
+        yield pattern, None if route.methods is None else frozenset(route.methods), template
