@@ -2,9 +2,9 @@
 
 A source is one of ``hf://owner/repo[@revision][/folder]``, ``s3://bucket/folder``, ``file:///folder``. It is taken
 apart and put together again before it is compared with the allow-list, and what could be written in another way too is
-refused: ``..``, ``//``, ``%``, user names, queries. Of the folder only an adapter's own files are taken, by their exact names
-and under their size limits, whatever the other side says about them. Links are followed as long as they stay within
-the allowed folder, as those of the hub's cache do.
+refused: ``..``, ``//``, ``%``, user names, queries. Of the folder only an adapter's own files are taken, by their exact
+names and under their size limits, whatever the other side says about them. Links are followed as long as they stay
+within the allowed folder, as those of the hub's cache do.
 
 Pull requests of a hub repository (``@refs/…``) are refused: anybody can open one under the owner's name.
 
