@@ -74,7 +74,7 @@ def read_zip(file: BinaryIO) -> Iterator[ArchiveEntry]:
         AdapterTooLargeError: If it has too many entries or too long a directory.
     """
     entries, end = _read_directory(file)
-    ends = [entry.offset for entry in entries[1:]] + [end]
+    ends = [*(entry.offset for entry in entries), end][1:]
     for entry, limit in zip(entries, ends, strict=True):
         start = _check_local_header(file, entry)
         if start + entry.packed_bytes > limit:
@@ -104,7 +104,7 @@ def _read_directory(file: BinaryIO) -> tuple[list[_DirectoryEntry], int]:
     if position != len(data):
         raise _malformed()
     entries.sort(key=lambda entry: entry.offset)
-    if entries and entries[0].offset != 0:
+    if (entries[0].offset if entries else offset) != 0:
         raise _malformed()
     return entries, offset
 
