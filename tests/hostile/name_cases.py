@@ -1,7 +1,6 @@
 """Names, aliases, tags, file names and sources that climb out, hide or ask the server to fetch what it must not."""
 
 from adapters.errors import (
-    AdapterError,
     InvalidAdapterError,
     InvalidAdapterReferenceError,
     SourceNotAllowedError,
@@ -51,24 +50,27 @@ _FILE_NAMES = {
     "very-long": "a" * 1000 + ".json",
     "dots": "..",
 }
-_SOURCES: dict[str, tuple[type[AdapterError], str]] = {
-    "file:///etc": (SourceNotAllowedError, "allowed"),
-    "/etc/passwd": (SourceNotAllowedError, "allowed"),
-    "s3://bucket/folder": (SourceNotAllowedError, "allowed"),
-    "http://169.254.169.254/latest/meta-data": (SourceNotAllowedError, "allowed"),
-    "https://example.org/adapter": (SourceNotAllowedError, "allowed"),
-    "ftp://example.org/adapter": (SourceNotAllowedError, "allowed"),
-    "memory://adapter": (SourceNotAllowedError, "allowed"),
-    "simplecache::file:///etc": (SourceNotAllowedError, "allowed"),
-    "zip://*::file:///etc/x.zip": (SourceNotAllowedError, "allowed"),
-    "HF://owner/repo": (SourceNotAllowedError, "allowed"),
-    "hf://../../etc/passwd": (SourceNotAllowedError, "allowed"),
-    "hf://owner/../secret": (SourceNotAllowedError, "allowed"),
-    "hf://owner/repo/%2e%2e/%2e%2e/x": (SourceNotAllowedError, "allowed"),
-    "hf://user:password@owner/repo": (SourceNotAllowedError, "allowed"),
-    "hf://owner/repo\n": (SourceNotAllowedError, "allowed"),
-    "hf://": (SourceNotAllowedError, "allowed"),
-    "": (SourceNotAllowedError, "allowed"),
+_SOURCES = {
+    "file:///etc": "does not fetch from",
+    "file:///etc/../etc": "not well formed",
+    "/etc/passwd": "is no source",
+    "s3://bucket/folder": "does not fetch from",
+    "http://169.254.169.254/latest/meta-data": "is no source",
+    "https://example.org/adapter": "is no source",
+    "ftp://example.org/adapter": "is no source",
+    "memory://adapter": "is no source",
+    "simplecache::file:///etc": "is no source",
+    "zip://*::file:///etc/x.zip": "is no source",
+    "HF://owner/repo": "is no source",
+    "hf://../../etc/passwd": "not well formed",
+    "hf://owner/../secret": "not well formed",
+    "hf://owner/repo/%2e%2e/%2e%2e/x": "not well formed",
+    "hf://user:password@owner/repo": "not well formed",
+    "hf://owner/repo\n": "not well formed",
+    "hf://owner/repo@../../main": "no revision",
+    "hf://datasets/owner/repo": "no model repository",
+    "hf://": "not well formed",
+    "hf://" + "a" * 9999 + "/repo": "is no source",
 }
 
 
@@ -105,9 +107,10 @@ def _file_names() -> None:
 
 
 def _sources() -> None:
-    for number, (source, (error, message)) in enumerate(_SOURCES.items()):
-        scheme = source.partition(":")[0].strip("/").replace("/", "-").lower() or "empty"
-        CASES.add(f"source-{number}-{scheme}", error, message, lambda source=source: Upload(source=source))
+    for number, (source, message) in enumerate(_SOURCES.items()):
+        scheme = source.partition(":")[0].strip("/").replace("/", "-").lower()
+        title = f"source-{number}-{scheme}"
+        CASES.add(title, SourceNotAllowedError, message, lambda source=source: Upload(source=source))
 
 
 _names()
