@@ -166,7 +166,7 @@ def audit(
     client: "ServerClient",
     name: Annotated[str | None, typer.Argument(help="Only changes of this adapter.")] = None,
     *,
-    limit: Annotated[int, typer.Option(min=1, help="Most entries, the newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most entries, the newest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Show who changed what, when and from where."""
