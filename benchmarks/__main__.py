@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from transformers.utils import logging
 
-from benchmarks import engine, open_loop, quantization, scale
+from benchmarks import engine, lease, open_loop, quantization, scale
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="benchmark", required=True)
-    for benchmark in (engine, open_loop, quantization, scale):
+    for benchmark in (engine, open_loop, quantization, scale, lease):
         benchmark.add_command(commands)
     arguments = parser.parse_args(argv)
     logging.set_verbosity_error()
