@@ -595,7 +595,7 @@ class ListAuditRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Only changes of this adapter; of all when empty, which needs a key for every adapter."""
+    """Only changes of this adapter; of all that the caller sees when empty."""
     limit: _builtins.int
     """Most records to return, 1 to 1000; 100 when left out."""
     def __init__(

@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonDict
 from adapters.manifest import NAME_PATTERN
 from adapters.registry import DEFAULT_ALIAS
 from server.api.http.wire.fields import WireModel
+from server.service.adapters import MAX_NUM_AUDIT
 
 MAX_TAGS_BYTES = 4096
 _NAME_SCHEMA: JsonDict = {"pattern": rf"^(?!.*\.\.){NAME_PATTERN.pattern}$", "minLength": 1, "maxLength": 63}
@@ -34,7 +35,9 @@ TagQuery = Annotated[
 ForceQuery = Annotated[
     bool, Query(description="Drop the aliases that point at it, and let the requests that run on it end first.")
 ]
-LimitQuery = Annotated[int, Query(description="Most records to return.", ge=1, le=1000)]
+LimitQuery = Annotated[
+    int, Query(description="Most records to return.", json_schema_extra={"minimum": 1, "maximum": MAX_NUM_AUDIT})
+]
 IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", description=_KEY_RULE, json_schema_extra=_KEY_SCHEMA)]
 
 _Name = Annotated[str, Field(json_schema_extra=_NAME_SCHEMA)]
