@@ -19,6 +19,8 @@ from pydantic_settings import (
 )
 
 import adapters
+from server.access.opening import AccessConfig
+from server.access.tls import TlsConfig
 from server.api.grpc.config import GrpcConfig
 from server.api.http.config import HttpConfig
 from server.core.errors import InvalidArgumentError
@@ -28,6 +30,7 @@ from server.observability.logging import LogConfig
 from server.observability.metrics import MetricsConfig
 from server.service.adapters import CatalogConfig
 from server.service.inference import InferenceConfig
+from server.service.upkeep import RegistryConfig, StoreConfig
 
 LIBRARY = Path(adapters.__file__).parent / "library"
 DEFAULT_MODEL = LIBRARY / "medley-mini"
@@ -40,13 +43,18 @@ class Settings(BaseSettings):
         host: Address both front ends listen on.
         port: HTTP port; 0 chooses a free one.
         grpc_port: gRPC port; 0 chooses a free one.
-        data_dir: Where the registry, the store and uploads live; one server at a time.
+        data_dir: What is this server's own: uploads on their way, local copies, and the registry and the store unless
+            they are elsewhere; one server at a time.
         library: Folder of adapters registered at start.
         drain_grace_s: Longest wait for running requests at shutdown.
         ready_file: Where the addresses are written once ready, or None.
         engine: The engine.
         inference: Taking requests.
-        catalog: Uploads.
+        registry: Where names and keys are kept.
+        store: Where adapters' bytes are kept.
+        catalog: Uploads and deletions.
+        access: Who may call without a key.
+        tls: Certificates of both ports.
         evaluation: Scoring.
         http: HTTP front end.
         grpc: gRPC front end.
@@ -65,7 +73,11 @@ class Settings(BaseSettings):
     ready_file: Path | None = None
     engine: EngineConfig = EngineConfig()
     inference: InferenceConfig = InferenceConfig()
+    registry: RegistryConfig = RegistryConfig()
+    store: StoreConfig = StoreConfig()
     catalog: CatalogConfig = CatalogConfig()
+    access: AccessConfig = AccessConfig()
+    tls: TlsConfig = TlsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     http: HttpConfig = HttpConfig()
     grpc: GrpcConfig = GrpcConfig()

@@ -17,16 +17,18 @@ class FinishedRequest:
         text: What was answered.
         adapters: ``base``, ``name:version`` or two joined by ``+``.
         digests: Content addresses of those adapters.
+        who: Who asked; others cannot find it.
     """
 
     request_id: str
     text: str
     adapters: str
     digests: tuple[str, ...] = ()
+    who: str = ""
 
 
 class FinishedWindow:
-    """Finished requests by id; a new one under a known id replaces the old.
+    """Finished requests by who asked and id; a new one under a known id replaces the old.
 
     Args:
         max_num_requests: Most requests kept; the oldest go first.
@@ -39,7 +41,7 @@ class FinishedWindow:
         self._max_num_requests = max_num_requests
         self._ttl_s = ttl_s
         self._clock = clock
-        self._requests: OrderedDict[str, tuple[float, FinishedRequest]] = OrderedDict()
+        self._requests: OrderedDict[tuple[str, str], tuple[float, FinishedRequest]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -47,14 +49,15 @@ class FinishedWindow:
     def add(self, finished: FinishedRequest) -> None:
         """Keep a request, dropping what is too old or too many."""
         now_s = self._clock()
-        self._requests.pop(finished.request_id, None)
-        self._requests[finished.request_id] = (now_s, finished)
+        key = finished.who, finished.request_id
+        self._requests.pop(key, None)
+        self._requests[key] = (now_s, finished)
         while len(self._requests) > self._max_num_requests or self._oldest_s() < now_s - self._ttl_s:
             self._requests.popitem(last=False)
 
-    def get(self, request_id: str) -> FinishedRequest | None:
-        """Return a request, or None if it is unknown or too old."""
-        added_s, finished = self._requests.get(request_id, (0.0, None))
+    def get(self, who: str, request_id: str) -> FinishedRequest | None:
+        """Return a request of somebody, or None if it is unknown or too old."""
+        added_s, finished = self._requests.get((who, request_id), (0.0, None))
         return finished if added_s >= self._clock() - self._ttl_s else None
 
     def _oldest_s(self) -> float:

@@ -1,21 +1,25 @@
 """From settings to objects: every part of a server, put together in one place. Knows no ports and no signals."""
 
 import asyncio
-import logging
 import time
-from pathlib import Path
+from functools import partial
 
 from adapters.codec import CodecLimits
 from adapters.registry import Registry
 from adapters.scoring import RougeScorer
 from adapters.store import AdapterStore
+from server.access.keys import KeyRing
+from server.access.opening import check_may_open, may_run_open
+from server.access.quotas import Quotas
 from server.core.errors import FailedPreconditionError
 from server.engine.base import Engine, EngineInfo
 from server.engine.factory import create_engine
 from server.evaluation.evaluator import Evaluator
 from server.evaluation.window import FinishedWindow
 from server.observability.metrics import Metrics
-from server.runtime.base_model import read_base_text
+from server.runtime.base_model import BaseText, read_base_text
+from server.runtime.data_dir import read_instance
+from server.service.access import AccessService
 from server.service.adapters import AdapterCatalog
 from server.service.directory import AdapterDirectory
 from server.service.door import Services
@@ -24,9 +28,9 @@ from server.service.health import HealthService, Phase
 from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
 from server.service.staging import StagingArea
+from server.service.upkeep import Upkeep
+from server.service.uploads import UploadService
 from server.settings import DEFAULT_MODEL, Settings
-
-_log = logging.getLogger(__name__)
 
 
 class Container:
@@ -43,6 +47,9 @@ class Container:
         self._engine: Engine | None = None
         self._evaluator: Evaluator | None = None
         self._registry: Registry | None = None
+        self._key_ring: KeyRing | None = None
+        self._directory: AdapterDirectory | None = None
+        self._upkeep: Upkeep | None = None
         self._services: Services | None = None
 
     @property
@@ -61,10 +68,12 @@ class Container:
         """Load the base, open the registry, warm the scorer and register the library. On failure, :meth:`stop` all.
 
         Raises:
-            MedleyError: If the base or the data directory cannot be used; the message says what to do.
-            AdapterError: If the registry or the base's files cannot be read.
+            MedleyError: If the base or the data directory cannot be used, or others could reach the server and there
+                are no keys; the message says what to do.
+            AdapterError: If the registry, the store or the base's files cannot be read.
         """
         settings = self._settings
+        await self._open_registry()
         model = chosen_model(settings)
         self._evaluator = Evaluator(RougeScorer, settings.evaluation, self._metrics)
         self._engine = await asyncio.to_thread(create_engine, settings.engine, model)
@@ -73,11 +82,60 @@ class Container:
         # After the engine: both import the same large libraries, which is no faster in two threads and can go wrong.
         await self._evaluator.start()
         self._metrics.watch_engine(self._engine.stats)
-        data_dir = settings.data_dir.absolute()
-        self._registry = await asyncio.to_thread(Registry, f"sqlite:///{data_dir / 'registry.db'}")
-        store = await asyncio.to_thread(AdapterStore, (data_dir / "store").as_uri(), data_dir / "local")
-        directory = AdapterDirectory(self._registry, store)
-        catalog = await self._catalog(store, directory, data_dir)
+        self._services = await self._make_services(base_text)
+        await self._services.uploads.register_library(settings.library)
+        assert self._upkeep is not None
+        self._upkeep.start()
+
+    async def drain(self) -> None:
+        """Refuse new requests and let the running ones end within the grace."""
+        self.services.health.enter(Phase.DRAINING)
+        assert self._engine is not None
+        await self._engine.drain(self._settings.drain_grace_s)
+
+    async def stop(self) -> None:
+        """Let go of everything that was started, however far :meth:`start` came."""
+        if self._upkeep is not None:
+            await self._upkeep.stop()
+        if self._services is not None:
+            await self._services.uploads.close()
+        if self._engine is not None:
+            await self._engine.stop()
+        if self._evaluator is not None:
+            await self._evaluator.stop()
+        if self._directory is not None:
+            self._directory.close()
+        for opened in (self._registry, self._key_ring):
+            if opened is not None:
+                await asyncio.to_thread(opened.close)
+
+    async def _open_registry(self) -> None:
+        """Open what names and keys are in, first of all: a server that may not run shall not load a model."""
+        settings, data_dir = self._settings, self._settings.data_dir.absolute()
+        url = settings.registry.url or f"sqlite:///{data_dir / 'registry.db'}"
+        instance = await asyncio.to_thread(read_instance, data_dir)
+        self._key_ring = await asyncio.to_thread(KeyRing, url)
+        check_may_open(settings.host, any_keys=self._key_ring.any_keys, allow_open=settings.access.allow_open)
+        self._registry = await asyncio.to_thread(partial(Registry, url, instance=instance))
+
+    async def _make_services(self, base_text: BaseText) -> Services:
+        assert self._engine is not None
+        assert self._registry is not None
+        assert self._key_ring is not None
+        assert self._evaluator is not None
+        settings, metrics, model_id = self._settings, self._metrics, self._engine.info.base.model_id
+        store = await self._open_store()
+        directory = self._directory = AdapterDirectory(self._registry, store)
+        self._upkeep = Upkeep(
+            self._registry,
+            self._key_ring,
+            store,
+            directory,
+            poll_s=settings.registry.poll_s,
+            sweep_every_s=settings.store.sweep_every_s,
+            sweep_grace_s=settings.store.sweep_grace_s,
+        )
+        catalog = AdapterCatalog(self._registry, store, directory, drain_s=settings.catalog.drain_s)
         window = FinishedWindow(
             settings.evaluation.max_num_finished, settings.evaluation.finished_ttl_s, time.monotonic
         )
@@ -90,49 +148,49 @@ class Container:
             directory=directory,
             feedback=feedback,
             health=health,
-            metrics=self._metrics,
+            metrics=metrics,
             config=settings.inference,
         )
-        models = ModelDirectory(self._engine.info.base.model_id, catalog)
-        self._services = Services(inference, catalog, feedback, health, models, self._metrics)
+        return Services(
+            inference=inference,
+            adapters=catalog,
+            uploads=await self._make_uploads(store),
+            feedback=feedback,
+            health=health,
+            models=ModelDirectory(model_id, catalog),
+            access=AccessService(
+                self._key_ring,
+                Quotas(),
+                open_without_keys=may_run_open(settings.host, allow_open=settings.access.allow_open),
+            ),
+            metrics=metrics,
+        )
 
-    async def drain(self) -> None:
-        """Refuse new requests and let the running ones end within the grace."""
-        self.services.health.enter(Phase.DRAINING)
-        assert self._engine is not None
-        await self._engine.drain(self._settings.drain_grace_s)
+    async def _open_store(self) -> AdapterStore:
+        config, data_dir = self._settings.store, self._settings.data_dir.absolute()
+        make = partial(AdapterStore, max_local_bytes=config.max_local_bytes, options=config.options)
+        return await asyncio.to_thread(make, config.url or (data_dir / "store").as_uri(), data_dir / "local")
 
-    async def stop(self) -> None:
-        """Let go of everything that was started, however far :meth:`start` came."""
-        if self._engine is not None:
-            await self._engine.stop()
-        if self._evaluator is not None:
-            await self._evaluator.stop()
-        if self._registry is not None:
-            await asyncio.to_thread(self._registry.close)
-
-    async def _catalog(self, store: AdapterStore, directory: AdapterDirectory, data_dir: Path) -> AdapterCatalog:
+    async def _make_uploads(self, store: AdapterStore) -> UploadService:
         assert self._engine is not None
         assert self._registry is not None
-        staging = StagingArea(data_dir / "staging")
+        staging = StagingArea(self._settings.data_dir.absolute() / "staging")
         await staging.clear()
-        info = self._engine.info
-        catalog = AdapterCatalog(
+        info, config = self._engine.info, self._settings.catalog
+        limits = CodecLimits(
+            max_file_bytes=config.max_file_bytes,
+            max_rank=info.max_lora_rank,
+            max_virtual_tokens=info.max_virtual_tokens,
+        )
+        return UploadService(
             self._engine,
             registry=self._registry,
             store=store,
-            directory=directory,
             staging=staging,
-            limits=CodecLimits(
-                max_file_bytes=self._settings.catalog.max_file_bytes,
-                max_rank=info.max_lora_rank,
-                max_virtual_tokens=info.max_virtual_tokens,
-            ),
+            limits=limits,
             metrics=self._metrics,
-            max_num_uploads=self._settings.catalog.max_num_uploads,
+            config=config,
         )
-        await catalog.register_library(self._settings.library)
-        return catalog
 
 
 def chosen_model(settings: Settings) -> str:

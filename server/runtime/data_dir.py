@@ -1,7 +1,11 @@
-"""The data directory, where what must survive a restart lives; locked, so that two servers never share it."""
+"""The data directory, where what must survive a restart lives; locked, so that two servers never share it.
+
+It also holds the server's name among those of one registry. Functions may be called from any thread.
+"""
 
 import fcntl
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,3 +36,21 @@ def locked(data_dir: Path) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield
+
+
+def read_instance(data_dir: Path) -> str:
+    """Return the word for the server of this directory, made once; it stays the same when the server starts again.
+
+    Raises:
+        FailedPreconditionError: If it cannot be read or written.
+    """
+    path = data_dir / "instance"
+    try:
+        if not path.exists():
+            data_dir.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(".instance")
+            beside.write_text(uuid.uuid4().hex)
+            beside.replace(path)
+        return path.read_text().strip()
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot use the data directory {data_dir}: {error.strerror}") from error

@@ -63,10 +63,21 @@ async def _serve_front_ends(
     http_port, grpc_port = ports
     host, services = settings.host, container.services
     http = serve_http(
-        create_app(services, settings.http), host, settings.port, http_port.set_result, settings.http.grace_s
+        create_app(services, settings.http),
+        host,
+        settings.port,
+        http_port.set_result,
+        settings.http.grace_s,
+        tls=settings.tls,
     )
-    grpc_server = create_server(services, settings.grpc)
-    grpc = serve_grpc(grpc_server, host, settings.grpc_port, grpc_port.set_result, settings.grpc.grace_s)
+    grpc = serve_grpc(
+        create_server(services, settings.grpc),
+        host,
+        settings.grpc_port,
+        grpc_port.set_result,
+        settings.grpc.grace_s,
+        tls=settings.tls,
+    )
 
     async def open_doors() -> None:
         addresses = Addresses(f"{host}:{await http_port}", f"{host}:{await grpc_port}")

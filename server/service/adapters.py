@@ -1,191 +1,224 @@
-"""Uploads, checks, registers and lists adapters.
+"""Shows and changes the adapters of this server: aliases, rollback, deletion, labels, and who did what.
 
-An upload passes four gates before anyone can name it: file names and sizes while it streams, the codec's validation of
-every tensor, a run on the engine, and the registry. Only then do its bytes and its name stay; a refusal at any gate
-leaves nothing behind. Event loop's thread only; what blocks runs in threads.
+A caller sees the names that match its patterns; any other name is answered exactly as one that does not exist. Reads
+come from memory, changes wait for the database in threads. New versions come in by ``server.service.uploads``. Event
+loop's thread only.
 """
 
 import asyncio
-import builtins
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import partial
 
-from adapters.adapter_folder import CONFIG_FILE, adapter_files
-from adapters.codec import CodecLimits, inspect_adapter
-from adapters.digest import digest_files
-from adapters.errors import AdapterError
-from adapters.manifest import AdapterManifest, check_name
-from adapters.prompting import check_template
-from adapters.registry import DEFAULT_ALIAS, AdapterRecord, Registry, VersionRecord
+from adapters.errors import AdapterInUseError, AdapterNotFoundError
+from adapters.registry import AdapterRecord, AuditRecord, Change, Registry, VersionRecord
+from adapters.registry_records import check_ready, find_version, no_adapter
 from adapters.store import AdapterStore
-from server.core.errors import ErrorCode, InvalidArgumentError, MedleyError, ResourceExhaustedError, code_of
-from server.engine.base import Engine, ResolvedAdapter
-from server.observability.metrics import Metrics
-from server.service.directory import AdapterDirectory
-from server.service.staging import StagedUpload, StagingArea
+from server.core.errors import InvalidArgumentError
+from server.core.principal import Principal
+from server.service.directory import AdapterDirectory, lease_word
 
 _log = logging.getLogger(__name__)
+_CARDS = ("card.md", "README.md")
+MAX_NUM_AUDIT = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogConfig:
-    """Limits of uploads.
+    """Limits of uploads and deletions.
 
     Attributes:
         max_num_uploads: Most uploads at once.
         max_file_bytes: Largest weights file.
+        upload_lease_s: Longest time from an upload's first byte to its version.
+        allowed_sources: Prefixes of the sources adapters may be fetched from, as ``hf://`` or ``s3://bucket/folder/``.
+        source_options: Scheme → what is needed to get there: end point, keys, token.
+        drain_s: Longest wait of a forced deletion for requests that run on the version.
     """
 
     max_num_uploads: int = 4
     max_file_bytes: int = 512 * 1024 * 1024
+    upload_lease_s: float = 900.0
+    allowed_sources: tuple[str, ...] = ("hf://",)
+    source_options: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+    drain_s: float = 30.0
 
 
 class AdapterCatalog:
-    """The adapters of this server.
+    """The adapters of this server, as each caller may see and change them.
 
     Args:
-        engine: Runs a new adapter once before it is registered.
         registry: Names to versions.
         store: Digests to files.
-        directory: Told of every change of names.
-        staging: Where uploads lie while they arrive.
-        limits: Sizes and ranks accepted.
-        metrics: Where uploads are counted.
-        max_num_uploads: Most uploads at once.
+        directory: Knows what running requests use.
+        drain_s: Longest wait of a forced deletion for them.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        *,
-        registry: Registry,
-        store: AdapterStore,
-        directory: AdapterDirectory,
-        staging: StagingArea,
-        limits: CodecLimits,
-        metrics: Metrics,
-        max_num_uploads: int,
+        self, registry: Registry, store: AdapterStore, directory: AdapterDirectory, *, drain_s: float
     ) -> None:
         """Keep the parts."""
-        self._engine = engine
         self._registry = registry
         self._store = store
         self._directory = directory
-        self._staging = staging
-        self._limits = limits
-        self._metrics = metrics
-        self._max_num_uploads = max_num_uploads
-        self._num_uploads = 0
+        self._drain_s = drain_s
 
-    @asynccontextmanager
-    async def stage(self) -> AsyncIterator[StagedUpload]:
-        """Give an upload a temporary folder that is removed on leaving, committed or not.
-
-        Raises:
-            ResourceExhaustedError: If too many uploads run already.
-        """
-        if self._num_uploads >= self._max_num_uploads:
-            self._metrics.uploads.labels(code=ErrorCode.RESOURCE_EXHAUSTED).inc()
-            raise ResourceExhaustedError(f"{self._num_uploads} uploads run already; try again later")
-        self._num_uploads += 1
-        code = str(ErrorCode.CANCELLED)
-        try:
-            staged = StagedUpload(await self._staging.make(), self._limits)
-            try:
-                yield staged
-                code = "OK" if staged.committed else code
-            finally:
-                staged.close()
-                await self._staging.remove(staged.folder)
-        except Exception as error:
-            code = str(code_of(error))
-            self._metrics.adapter_failed("upload", error)
-            raise
-        finally:
-            self._num_uploads -= 1
-            self._metrics.uploads.labels(code=code).inc()
-
-    async def commit(self, staged: StagedUpload, name: str, alias: str | None) -> VersionRecord:
-        """Check a staged upload through every gate and register it as a new version of ``name``.
-
-        The same bytes under the same name give the version they already have.
+    async def list(self, principal: Principal, *, tag: str = "") -> tuple[AdapterRecord, ...]:
+        """Return the adapters a caller sees, by name.
 
         Args:
-            staged: The upload, complete.
-            name: Adapter name; may be new.
-            alias: Alias to point at the version, or None.
-
-        Raises:
-            InvalidArgumentError: If the name is the base's own.
-            AdapterError: If the name is not well formed, or the files are not an adapter this base can serve.
-            UnavailableError: If the engine is dead.
+            principal: Who asks.
+            tag: Only adapters of which a version has this tag; empty for all.
         """
-        staged.close()
-        record = await self._admit(staged.folder, name, alias)
-        staged.committed = True
-        return record
+        return tuple(
+            record
+            for record in self._registry.list()
+            if principal.sees(record.name) and (not tag or any(tag in version.tags for version in record.versions))
+        )
 
-    async def register_library(self, library: Path) -> None:
-        """Register the adapters that ship with the server; known ones and those of another base are left out.
-
-        Args:
-            library: Folder of PEFT folders, named as the adapters; others beside them are ignored.
-        """
-        for folder in await asyncio.to_thread(_peft_folders, library):
-            try:
-                await self._register_shipped(folder)
-            except (AdapterError, MedleyError) as error:
-                _log.info("library adapter left out: %s", error.message, extra={"adapter": folder.name})
-
-    async def get(self, name: str) -> AdapterRecord:
+    async def get(self, principal: Principal, name: str) -> AdapterRecord:
         """Return one adapter with its versions and aliases.
 
         Raises:
-            AdapterNotFoundError: If there is none of this name.
+            AdapterNotFoundError: If there is none of this name for the caller.
         """
-        return await asyncio.to_thread(self._registry.get, name)
+        _check_seen(principal, name)
+        return self._registry.get(name)
 
-    async def list(self) -> tuple[AdapterRecord, ...]:
-        """Return all adapters by name."""
-        return await asyncio.to_thread(self._registry.list)
+    async def version(self, principal: Principal, name: str, version: int) -> VersionRecord:
+        """Return one version.
 
-    async def _register_shipped(self, folder: Path) -> None:
-        digest, _ = await asyncio.to_thread(_measure, folder)
-        known = {record.name: record for record in await self.list()}.get(folder.name)
-        if known is not None and any(version.digest == digest for version in known.versions):
-            return
-        record = await self._admit(folder, folder.name, DEFAULT_ALIAS)
-        _log.info("library adapter registered", extra={"adapter": f"{record.name}:{record.version}"})
+        Raises:
+            AdapterNotFoundError: If there is none of this name and number for the caller.
+        """
+        return find_version(await self.get(principal, name), version)
 
-    async def _admit(self, folder: Path, name: str, alias: str | None) -> VersionRecord:
-        check_name(name)
-        if alias is not None:
-            check_name(alias)
-        base = self._engine.info.base
-        if name == base.model_id:
-            raise InvalidArgumentError(f"{name!r} is the base's own name", param="name")
-        manifest = await asyncio.to_thread(inspect_adapter, folder, base, self._limits, name)
-        if manifest.prompt_template:
-            check_template(manifest.prompt_template)
-        digest, size_bytes = await asyncio.to_thread(_measure, folder)
-        await self._engine.check_adapter(_resolved(digest, manifest, folder))
-        digest = await asyncio.to_thread(self._store.put, folder)
-        record = await asyncio.to_thread(self._registry.add_version, name, digest, manifest, size_bytes, alias)
-        self._directory.forget()
+    async def card(self, principal: Principal, name: str, version: int) -> str:
+        """Return what a version's maker wrote about it, in Markdown; empty when that is nothing.
+
+        Raises:
+            AdapterNotFoundError: If there is no such version for the caller.
+            AdapterNotReadyError: If the version is not ready.
+            StoreError: If its bytes cannot be read.
+        """
+        digest = check_ready(await self.version(principal, name, version)).digest
+        return await asyncio.to_thread(self._read_card, digest)
+
+    async def set_alias(
+        self, principal: Principal, name: str, alias: str, version: int, idempotency_key: str = ""
+    ) -> AdapterRecord:
+        """Point an alias at a version and return the adapter.
+
+        Raises:
+            AdapterError: As :meth:`adapters.registry.Registry.set_alias`.
+        """
+        _check_seen(principal, name)
+        change = change_by(principal, idempotency_key)
+        return await asyncio.to_thread(self._registry.set_alias, name, alias, version, change)
+
+    async def delete_alias(
+        self, principal: Principal, name: str, alias: str, idempotency_key: str = ""
+    ) -> AdapterRecord:
+        """Remove an alias and return the adapter.
+
+        Raises:
+            AdapterError: As :meth:`adapters.registry.Registry.delete_alias`.
+        """
+        _check_seen(principal, name)
+        return await asyncio.to_thread(self._registry.delete_alias, name, alias, change_by(principal, idempotency_key))
+
+    async def rollback(self, principal: Principal, name: str, alias: str, idempotency_key: str = "") -> AdapterRecord:
+        """Point an alias where it pointed before and return the adapter.
+
+        Raises:
+            AdapterError: As :meth:`adapters.registry.Registry.rollback`.
+        """
+        _check_seen(principal, name)
+        return await asyncio.to_thread(self._registry.rollback, name, alias, change_by(principal, idempotency_key))
+
+    async def delete(
+        self, principal: Principal, name: str, version: int, *, force: bool = False, idempotency_key: str = ""
+    ) -> AdapterRecord:
+        """Retire a version for ever and return the adapter.
+
+        With ``force`` no new request gets the version from now on, its aliases are dropped, and the answer comes when
+        the requests that run on it here have ended, or have taken too long.
+
+        Raises:
+            AdapterInUseError: Without ``force``, if an alias points at it or a request runs on it, here or on a server
+                that shares the registry.
+            AdapterError: As :meth:`adapters.registry.Registry.retire`.
+        """
+        _check_seen(principal, name)
+        if not force:
+            await self._check_idle(name, version)
+        retire = partial(self._registry.retire, reason=f"deleted by {principal.who}", force=force)
+        record = await asyncio.to_thread(retire, name, version, change=change_by(principal, idempotency_key))
+        if force and not await self._directory.idle(name, version, timeout_s=self._drain_s):
+            _log.warning("requests still run on a deleted version", extra={"adapter": f"{name}:{version}"})
         return record
 
+    async def label(
+        self,
+        principal: Principal,
+        name: str,
+        version: int,
+        *,
+        tags: tuple[str, ...] | None,
+        description: str | None,
+        idempotency_key: str = "",
+    ) -> VersionRecord:
+        """Give a version other tags or another description and return it; None leaves them.
 
-def _resolved(digest: str, manifest: AdapterManifest, folder: Path) -> ResolvedAdapter:
-    return ResolvedAdapter(digest, manifest.kind, folder, manifest.num_virtual_tokens, manifest.rank)
+        Raises:
+            AdapterError: As :meth:`adapters.registry.Registry.label`.
+        """
+        _check_seen(principal, name)
+        change = change_by(principal, idempotency_key)
+        label = partial(self._registry.label, tags=tags, description=description, change=change)
+        return await asyncio.to_thread(label, name, version)
+
+    async def audit(
+        self, principal: Principal, name: str | None = None, limit: int = 100
+    ) -> tuple[AuditRecord, ...]:
+        """Return the newest changes, newest first: of one adapter, or of all a caller sees.
+
+        Changes of no adapter, as those of keys, are for callers who see all.
+
+        Raises:
+            InvalidArgumentError: If ``limit`` is out of range.
+            AdapterNotFoundError: If there is no adapter of this name for the caller.
+            StoreError: If the database cannot be read.
+        """
+        if not 1 <= limit <= MAX_NUM_AUDIT:
+            raise InvalidArgumentError(f"limit is from 1 to {MAX_NUM_AUDIT}", param="limit")
+        if name is not None:
+            await self.get(principal, name)
+
+        def visible(changed: str) -> bool:
+            return principal.sees_all or (changed != "" and principal.sees(changed))
+
+        return await asyncio.to_thread(self._registry.audit, name=name, limit=limit, visible=visible)
+
+    async def _check_idle(self, name: str, version: int) -> None:
+        runs = self._directory.num_leases(name, version) > 0
+        if runs or await asyncio.to_thread(self._registry.leased_elsewhere, lease_word(name, version)):
+            raise AdapterInUseError(f"requests run on {name}:{version}; try again when they have ended, or force it")
+
+    def _read_card(self, digest: str) -> str:
+        for file_name in _CARDS:
+            try:
+                return self._store.read_file(digest, file_name).decode("utf-8", "replace")
+            except AdapterNotFoundError:
+                continue
+        return ""
 
 
-def _measure(folder: Path) -> tuple[str, int]:
-    files = adapter_files(folder)
-    return digest_files(files), sum(path.stat().st_size for path in files.values())
+def change_by(principal: Principal, idempotency_key: str) -> Change:
+    """Return by whom a change is made, for the registry."""
+    return Change(principal.who, principal.origin, idempotency_key)
 
 
-def _peft_folders(library: Path) -> builtins.list[Path]:
-    return sorted(config.parent for config in library.glob(f"*/{CONFIG_FILE}"))
+def _check_seen(principal: Principal, name: str) -> None:
+    if not principal.sees(name):
+        raise no_adapter(name)

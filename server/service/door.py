@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 from server.observability.metrics import Metrics
+from server.service.access import AccessService
 from server.service.adapters import AdapterCatalog
 from server.service.feedback import FeedbackService
 from server.service.health import HealthService
 from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
+from server.service.uploads import UploadService
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +18,20 @@ class Services:
 
     Attributes:
         inference: Generates text.
-        adapters: Uploads and lists adapters.
+        adapters: Shows and changes adapters.
+        uploads: Takes new versions.
         feedback: Takes references and gives scores.
         health: Liveness and readiness.
         models: The model names of the OpenAI routes.
+        access: Who calls, and how much it may.
         metrics: What ``/metrics`` renders.
     """
 
     inference: InferenceService
     adapters: AdapterCatalog
+    uploads: UploadService
     feedback: FeedbackService
     health: HealthService
     models: ModelDirectory
+    access: AccessService
     metrics: Metrics

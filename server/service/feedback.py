@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from server.core.errors import InvalidArgumentError, MedleyError, NotFoundError
+from server.core.principal import Principal
 from server.core.request import MAX_REFERENCES
 from server.evaluation.evaluator import Evaluator
-from server.evaluation.tally import AdapterEvaluation
+from server.evaluation.tally import BASE, OTHER, AdapterEvaluation
 from server.evaluation.window import FinishedRequest, FinishedWindow
 
 _log = logging.getLogger(__name__)
@@ -39,18 +40,20 @@ class FeedbackService:
             _log.warning("not scored: %s", error.message, extra={"request_id": finished.request_id})
             return None
 
-    async def submit(self, request_id: str, references: Sequence[str]) -> Mapping[str, float]:
-        """Score a finished request and return its scores in percent by metric name.
+    async def submit(
+        self, principal: Principal, request_id: str, references: Sequence[str]
+    ) -> Mapping[str, float]:
+        """Score a finished request of the caller and return its scores in percent by metric name.
 
         Raises:
             InvalidArgumentError: If there are no references, too many, or one is empty or too long.
-            NotFoundError: If the request is unknown, unfinished, or too long ago.
+            NotFoundError: If the request is unknown, somebody else's, unfinished, or too long ago.
             ResourceExhaustedError: If too many texts wait to be scored.
         """
         if not references:
             raise InvalidArgumentError("at least one reference is needed", param="references")
         check_references(references)
-        finished = self._window.get(request_id)
+        finished = self._window.get(principal.who, request_id)
         if finished is None:
             raise NotFoundError(
                 "no finished request with this id; it is unknown, still running, failed, or too long ago",
@@ -58,9 +61,15 @@ class FeedbackService:
             )
         return await asyncio.wrap_future(self._evaluator.offer(finished, references))
 
-    def evaluations(self) -> tuple[AdapterEvaluation, ...]:
-        """Return the figures gathered so far, one entry per adapter combination."""
-        return self._evaluator.evaluations()
+    def evaluations(self, principal: Principal) -> tuple[AdapterEvaluation, ...]:
+        """Return the figures gathered so far, one entry per adapter combination of which the caller sees all."""
+        return tuple(entry for entry in self._evaluator.evaluations() if _is_seen(principal, entry.adapters))
+
+
+def _is_seen(principal: Principal, label: str) -> bool:
+    if label == OTHER:
+        return principal.sees_all
+    return label == BASE or all(principal.sees(part.partition(":")[0]) for part in label.split("+"))
 
 
 def check_references(references: Sequence[str]) -> None:

@@ -256,8 +256,10 @@ class Generation:
     def _close(self, terminal: GenerationChunk | None) -> None:
         if not self._closed:
             self._closed = True
-            self._free_row()
-            self._hooks.closed(terminal)
+            try:
+                self._free_row()
+            finally:
+                self._hooks.closed(terminal)
 
 
 def _error_of(reason: FinishReason, error: MedleyError | None) -> MedleyError | None:

@@ -22,8 +22,10 @@ from server.core.errors import (
     code_of,
 )
 from server.core.outputs import FinishReason, GenerationChunk
+from server.core.principal import Principal
 from server.core.request import GenerationRequest
 from server.engine.base import Engine, EngineRequest
+from server.evaluation.tally import BASE
 from server.evaluation.window import FinishedRequest
 from server.observability.metrics import Metrics, RequestMetrics
 from server.service.directory import AdapterDirectory, ServableAdapter
@@ -89,8 +91,10 @@ class InferenceService:
         self._config = config
         self._num_opening = 0
 
-    async def open(self, request: GenerationRequest) -> Generation:
+    async def open(self, principal: Principal, request: GenerationRequest) -> Generation:
         """Accept a request; whoever gets a generation must close it.
+
+        The versions that serve it are settled before anything is waited for.
 
         Raises:
             InvalidArgumentError: If the text is empty, too long or no valid Unicode, or a parameter is over a limit.
@@ -106,9 +110,13 @@ class InferenceService:
             self._check(request)
             self._num_opening += 1
             try:
-                adapters = await self._lease(request)
-                figures = self._metrics.of([adapter.use.name for adapter in adapters])
-                return await self._open(request, adapters, figures, accepted_s)
+                adapters = await self._lease(principal, request)
+                try:
+                    figures = self._metrics.of([adapter.use.name for adapter in adapters])
+                    return await self._open(request, principal.who, adapters, figures, accepted_s)
+                except BaseException:
+                    self._directory.release(adapters)
+                    raise
             finally:
                 self._num_opening -= 1
         except asyncio.CancelledError:
@@ -142,9 +150,9 @@ class InferenceService:
         if self._num_opening >= self._config.max_num_opening:
             raise ResourceExhaustedError("too many requests arrive at once; try again later")
 
-    async def _lease(self, request: GenerationRequest) -> tuple[ServableAdapter, ...]:
+    async def _lease(self, principal: Principal, request: GenerationRequest) -> tuple[ServableAdapter, ...]:
         try:
-            return await self._directory.lease(request.adapters)
+            return await self._directory.lease(principal, request.adapters)
         except AdapterError as error:
             self._metrics.adapter_failed("lookup", error)
             raise
@@ -152,25 +160,22 @@ class InferenceService:
     async def _open(
         self,
         request: GenerationRequest,
+        who: str,
         adapters: tuple[ServableAdapter, ...],
         figures: RequestMetrics,
         accepted_s: float,
     ) -> Generation:
-        try:
-            token_ids = await self._tokenize(self._prompt(request, adapters))
-            self._check_length(len(token_ids), adapters)
-            _check_deadline(request)
-            outputs = self._engine.submit(_engine_request(request, token_ids, adapters))
-        except BaseException:
-            self._directory.release(adapters)
-            raise
+        token_ids = await self._tokenize(self._prompt(request, adapters))
+        self._check_length(len(token_ids), adapters)
+        _check_deadline(request)
+        outputs = self._engine.submit(_engine_request(request, token_ids, adapters))
         figures.prompt_tokens.inc(len(token_ids))
         uses = tuple(adapter.use for adapter in adapters)
         return Generation(
             Opened(request.request_id, uses, len(token_ids), request.sampling.stop, accepted_s),
             outputs,
             tokenizer=self._tokenizer,
-            hooks=self._hooks(request, adapters, figures),
+            hooks=self._hooks(request, who, adapters, figures),
             metrics=self._metrics,
             figures=figures,
             score_wait_s=self._config.score_wait_s,
@@ -199,13 +204,13 @@ class InferenceService:
             )
 
     def _hooks(
-        self, request: GenerationRequest, adapters: tuple[ServableAdapter, ...], figures: RequestMetrics
+        self, request: GenerationRequest, who: str, adapters: tuple[ServableAdapter, ...], figures: RequestMetrics
     ) -> Hooks:
         def finished(text: str) -> "Future[Scores] | None":
-            label = "+".join(f"{adapter.use.name}:{adapter.use.version}" for adapter in adapters) or "base"
+            label = "+".join(f"{adapter.use.name}:{adapter.use.version}" for adapter in adapters) or BASE
             digests = tuple(adapter.use.digest for adapter in adapters)
             return self._feedback.finished(
-                FinishedRequest(request.request_id, text, label, digests), request.references
+                FinishedRequest(request.request_id, text, label, digests, who), request.references
             )
 
         def closed(terminal: GenerationChunk | None) -> None:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from adapters.registry import VersionState
 from server.core.errors import InvalidArgumentError
+from server.core.principal import Principal
 from server.service.adapters import AdapterCatalog
 
 MAX_MODEL_CHARS = 400
@@ -36,19 +38,14 @@ class ModelDirectory:
         self.base_id = base_id
         self._catalog = catalog
 
-    async def list_models(self) -> tuple[ModelEntry, ...]:
-        """Return the base, then one entry per adapter name.
-
-        Raises:
-            AdapterError: If the registry cannot be read.
-        """
-        adapters = await self._catalog.list()
-        entries = [
-            ModelEntry(adapter.name, min(version.created_s for version in adapter.versions), self.base_id)
-            for adapter in adapters
-            if adapter.versions
-        ]
-        return (ModelEntry(self.base_id), *entries)
+    async def list_models(self, principal: Principal) -> tuple[ModelEntry, ...]:
+        """Return the base, then one entry per adapter that the caller sees and that can serve."""
+        entries = [ModelEntry(self.base_id)]
+        for adapter in await self._catalog.list(principal):
+            ready = [version.created_s for version in adapter.versions if version.state is VersionState.READY]
+            if ready:
+                entries.append(ModelEntry(adapter.name, min(ready), self.base_id))
+        return tuple(entries)
 
     def parse_model(self, model: str) -> tuple[str, ...]:
         """Return the adapter references a model name stands for; none for the base.
