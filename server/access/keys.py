@@ -59,7 +59,8 @@ class KeyRing:
         self._reader, self._writer = open_database(url, SCRIPTS, VERSION_TABLE)
         try:
             # The audit log lies among the registry's tables, and keys are often made before the server's first start.
-            migrate(self._writer, registry_schema.SCRIPTS, registry_schema.VERSION_TABLE)
+            with as_store_error():
+                migrate(self._writer, registry_schema.SCRIPTS, registry_schema.VERSION_TABLE)
             self.refresh()
         except BaseException:
             self.close()

@@ -14,6 +14,8 @@ from server.access.api_key import ApiKey
 from server.core.errors import ResourceExhaustedError
 
 _MINUTE_S = 60.0
+# Nobody knows when a running request ends; most do within this.
+_BUSY_RETRY_AFTER_S = 1.0
 
 
 @dataclass(slots=True)
@@ -55,7 +57,10 @@ class Quotas:
             return
         usage = self._usage(key)
         if key.max_concurrent and usage.num_running >= key.max_concurrent:
-            raise ResourceExhaustedError(f"this key may have {key.max_concurrent} requests at once; let one end first")
+            raise ResourceExhaustedError(
+                f"this key may have {key.max_concurrent} requests at once; let one end first",
+                retry_after_s=_BUSY_RETRY_AFTER_S,
+            )
         if key.max_requests_per_minute:
             _take(usage, key.max_requests_per_minute)
         usage.num_running += 1

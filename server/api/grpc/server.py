@@ -17,6 +17,7 @@ from medley.v1 import (
     inference_pb2_grpc,
 )
 from server.access.tls import TlsConfig
+from server.api.grpc.access import AccessInterceptor
 from server.api.grpc.adapters import AdapterServicer
 from server.api.grpc.config import GrpcConfig
 from server.api.grpc.evaluation import EvaluationServicer
@@ -37,7 +38,8 @@ _HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 def create_server(services: Services, config: GrpcConfig) -> aio.Server:
     """Return the server with all its services, not yet listening. Call on the event loop's thread."""
     server = aio.server(
-        interceptors=(ParsingInterceptor(),),
+        # Who may not call is not to learn either whether a message is well formed.
+        interceptors=(AccessInterceptor(services.access), ParsingInterceptor()),
         options=(
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
@@ -47,7 +49,7 @@ def create_server(services: Services, config: GrpcConfig) -> aio.Server:
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,
     )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceServicer(services.inference), server)
-    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(services.adapters), server)
+    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(services.adapters, services.uploads), server)
     evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(EvaluationServicer(services.feedback), server)
     health_pb2_grpc.add_HealthServicer_to_server(
         HealthServicer(services.health, SERVICE_NAMES, config.health_poll_s), server
