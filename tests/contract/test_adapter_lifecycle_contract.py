@@ -13,6 +13,7 @@ from zlib import crc32
 import pytest
 import pytest_asyncio
 
+from server.service.adapters import CatalogConfig
 from tests.fixtures.front_end_clients import Call, Refused
 from tests.fixtures.lifecycle_clients import GrpcLifecycle, HttpLifecycle, Labels, LifecycleClient
 from tests.fixtures.peft_files import Files, lora_files, with_nan
@@ -31,8 +32,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> AsyncIterator[RunningServer]:
-    allowed = (f"file://{sources}/",)
-    async with running_server(tmp_path_factory.mktemp("server"), ENGINE, allowed_sources=allowed) as running:
+    catalog = CatalogConfig(allowed_sources=(f"file://{sources}/",))
+    async with running_server(tmp_path_factory.mktemp("server"), ENGINE, catalog=catalog) as running:
         yield running
 
 

@@ -51,7 +51,13 @@ _BODY: dict[str, object] = {
         },
     }
 }
-_REFUSALS = refusals(ErrorCode.ALREADY_EXISTS, ErrorCode.FAILED_PRECONDITION, with_body=True, with_content_types=True)
+_REFUSALS = refusals(
+    ErrorCode.ALREADY_EXISTS,
+    ErrorCode.FAILED_PRECONDITION,
+    ErrorCode.DEADLINE_EXCEEDED,
+    with_body=True,
+    with_content_types=True,
+)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,10 @@ def vllm_routes(catalog: AdapterCatalog, uploads: UploadService) -> APIRouter:
     """Return the router."""
     router = APIRouter(tags=["vllm"], default_response_class=PlainTextResponse)
 
-    @router.post("/v1/load_lora_adapter", responses=refusals(ErrorCode.FAILED_PRECONDITION, with_body=True))
+    @router.post(
+        "/v1/load_lora_adapter",
+        responses=refusals(ErrorCode.FAILED_PRECONDITION, ErrorCode.DEADLINE_EXCEEDED, with_body=True),
+    )
     async def load_lora_adapter(principal: Calling, body: LoadBody) -> str:
         """Fetch an adapter from a source and serve it under a name."""
         if not body.load_inplace and await _ready_versions(catalog, principal, body.lora_name):
