@@ -84,6 +84,11 @@ class Settings(BaseSettings):
     metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
 
+    @property
+    def registry_url(self) -> str:
+        """The database of names and keys: the URL that was given, else SQLite in the data directory."""
+        return self.registry.url or f"sqlite:///{self.data_dir.absolute() / 'registry.db'}"
+
 
 def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read the settings.

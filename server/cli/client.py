@@ -9,15 +9,15 @@ import ssl
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, NoReturn, Self
 
 import httpx
 import typer
 
 from server.cli.errors import fail
-from server.cli.options import ServerOptions
 from server.core.errors import ErrorCode
 
 Document = dict[str, object]
@@ -30,6 +30,25 @@ _NEXT_STEPS: Mapping[str, str] = {
     ErrorCode.UNAUTHENTICATED: "give a key by MEDLEY_KEY or --key-file; `medley keys create` makes one",
     ErrorCode.PERMISSION_DENIED: "`medley keys list` shows what each key may do",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Where the server is and who calls.
+
+    Attributes:
+        url: ``http://`` or ``https://``, host and port.
+        key: API key; empty for none.
+        ca_file: Authority to trust instead of the system's, or None.
+        client_cert: Certificate (PEM) for a server that wants one, or None.
+        client_key: Its private key where it is not in the same file, or None.
+    """
+
+    url: str
+    key: str = field(default="", repr=False)
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +165,7 @@ def _trust(options: ServerOptions) -> ssl.SSLContext:
     return context
 
 
-def _refuse(answer: httpx.Response) -> None:
+def _refuse(answer: httpx.Response) -> NoReturn:
     """End the command with what the server said.
 
     Raises:

@@ -119,14 +119,10 @@ def _key_ring(config: Path | None, data_dir: Path | None, registry_url: str | No
 
     try:
         settings = load_settings(config, given_only({"data_dir": data_dir, "registry": {"url": registry_url}}))
-        # Keys are often made before the server's first start.
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
         with closing(KeyRing(settings.registry_url)) as ring:
             yield ring
     except (MedleyError, AdapterError) as error:
         fail(code_of(error), error.message)
-    except OSError as error:
-        fail(ErrorCode.FAILED_PRECONDITION, f"cannot make the data directory: {error}")
 
 
 def _change() -> "Change":

@@ -6,7 +6,6 @@ neither HTTP nor any command.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Concatenate, ParamSpec
@@ -17,31 +16,12 @@ from server.cli.errors import fail
 from server.core.errors import ErrorCode, code_of
 
 if TYPE_CHECKING:  # httpx is loaded when a command runs, not when the help is shown
-    from server.cli.client import ServerClient
+    from server.cli.client import ServerClient, ServerOptions
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 _P = ParamSpec("_P")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """Where the server is and who calls.
-
-    Attributes:
-        url: ``http://`` or ``https://``, host and port.
-        key: API key; empty for none.
-        ca_file: Authority to trust instead of the system's, or None.
-        client_cert: Certificate (PEM) for a server that wants one, or None.
-        client_key: Its private key where it is not in the same file, or None.
-    """
-
-    url: str
-    key: str = ""
-    ca_file: Path | None = None
-    client_cert: Path | None = None
-    client_key: Path | None = None
 
 
 def _server_options(
@@ -60,7 +40,9 @@ def _server_options(
     client_key: Annotated[
         Path | None, typer.Option(envvar="MEDLEY_CLIENT_KEY", help="Its private key, if not in the same file.")
     ] = None,
-) -> ServerOptions:
+) -> "ServerOptions":
+    from server.cli.client import ServerOptions
+
     if client_key is not None and client_cert is None:
         fail(ErrorCode.INVALID_ARGUMENT, "--client-key needs --client-cert")
     key = _read_key(key_file) if key_file is not None else key.strip()

@@ -84,7 +84,8 @@ def _run_server(config: Path | None, given: Mapping[str, object]) -> None:
     from server.settings import load_settings
 
     def announce(addresses: Addresses) -> None:
-        typer.echo(f"medley is ready: HTTP http://{addresses.http} · gRPC {addresses.grpc}")
+        scheme = "https" if settings.tls.is_on else "http"
+        typer.echo(f"medley is ready: HTTP {scheme}://{addresses.http} · gRPC {addresses.grpc}")
 
     try:
         settings = load_settings(config, given)

@@ -45,7 +45,7 @@ def print_alias(adapter: "AdapterWire", alias: str) -> None:
 
 def print_adapters(answer: "AdapterList") -> None:
     """Print a line for each adapter."""
-    table = _table("name", "kind", "ready versions", "aliases", "newest", "size", "tags")
+    table = _table("name", "kind", "newest", "ready versions", "aliases", "created", "size", "tags")
     for adapter in answer["adapters"]:
         ready = [version for version in adapter["versions"] if version["state"] == "ready"]
         newest = ready[-1] if ready else None
@@ -53,7 +53,8 @@ def print_adapters(answer: "AdapterList") -> None:
             table,
             adapter["name"],
             newest["kind"] if newest else "",
-            " ".join(str(version["version"]) for version in ready) or "none",
+            str(newest["version"]) if newest else "",
+            str(len(ready)),
             _aliases(adapter),
             _time(newest["created_s"]) if newest else "",
             _size(newest["size_bytes"]) if newest else "",

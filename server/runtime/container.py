@@ -112,7 +112,7 @@ class Container:
     async def _open_registry(self) -> None:
         """Open what names and keys are in, first of all: a server that may not run shall not load a model."""
         settings, data_dir = self._settings, self._settings.data_dir.absolute()
-        url = settings.registry.url or f"sqlite:///{data_dir / 'registry.db'}"
+        url = settings.registry_url
         instance = await asyncio.to_thread(read_instance, data_dir)
         self._key_ring = await asyncio.to_thread(KeyRing, url)
         check_may_open(settings.host, any_keys=self._key_ring.any_keys, allow_open=settings.access.allow_open)
