@@ -91,6 +91,10 @@ class TlsConfig:
         return TlsFiles(self.cert_file.read_bytes(), self.key_file.read_bytes(), client_ca)
 
 
+PLAIN_TEXT = TlsConfig()
+"""No TLS."""
+
+
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return (error.reason or "not valid PEM").replace("_", " ").lower()

@@ -16,7 +16,7 @@ from medley.v1 import (
     inference_pb2,
     inference_pb2_grpc,
 )
-from server.access.tls import TlsConfig
+from server.access.tls import PLAIN_TEXT, TlsConfig
 from server.api.grpc.access import AccessInterceptor
 from server.api.grpc.adapters import AdapterServicer
 from server.api.grpc.config import GrpcConfig
@@ -65,7 +65,7 @@ async def serve_grpc(
     ready: Callable[[int], None],
     grace_s: float = 5.0,
     *,
-    tls: TlsConfig | None = None,
+    tls: TlsConfig = PLAIN_TEXT,
 ) -> None:
     """Serve until cancelled, then let open calls end for ``grace_s`` seconds.
 
@@ -75,13 +75,13 @@ async def serve_grpc(
         port: Port to listen on; 0 chooses a free one.
         ready: Called once, with the port, when calls are taken.
         grace_s: Longest wait at the end.
-        tls: Certificates; None, or one without files, speaks plain text.
+        tls: Certificates.
 
     Raises:
         FailedPreconditionError: If the address cannot be listened on, or a certificate cannot be used.
     """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    credentials = _credentials(tls) if tls is not None and tls.is_on else None
+    credentials = _credentials(tls) if tls.is_on else None
     try:
         if credentials is None:
             bound_port = server.add_insecure_port(address)

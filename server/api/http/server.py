@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from server.access.tls import TlsConfig
+from server.access.tls import PLAIN_TEXT, TlsConfig
 from server.core.errors import FailedPreconditionError
 
 _BACKLOG = 2048
@@ -21,7 +21,7 @@ async def serve_http(
     ready: Callable[[int], None],
     grace_s: int = 5,
     *,
-    tls: TlsConfig | None = None,
+    tls: TlsConfig = PLAIN_TEXT,
 ) -> None:
     """Serve until cancelled, then let open connections end for ``grace_s`` seconds.
 
@@ -31,12 +31,12 @@ async def serve_http(
         port: Port to listen on; 0 chooses a free one.
         ready: Called once, with the port, when connections are taken.
         grace_s: Longest wait at the end.
-        tls: Certificates; None, or one without files, speaks plain text.
+        tls: Certificates.
 
     Raises:
         FailedPreconditionError: If the address cannot be listened on, or a certificate cannot be used.
     """
-    context = tls.context() if tls is not None and tls.is_on else None
+    context = tls.context() if tls.is_on else None
     with _listen(host, port) as listener:
         config = uvicorn.Config(
             app,
