@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class RemoteBlobs:
                 found = self._list(filesystem, digest)
                 if _MARKER in found and not _removals(found) and sizes.items() <= found.items():
                     return
-            raise StoreError("the adapter is being removed from the store by another server; try again")
+            raise _being_removed()
 
     def size_bytes(self, digest: str) -> int:
         """Return how many bytes a blob has.
@@ -179,27 +179,32 @@ class RemoteBlobs:
         """Return what is there of a blob once nobody removes it any more."""
         until_s = time.monotonic() + _REMOVAL_WAIT_S
         while removals := _removals(found := self._list(filesystem, digest)):
-            self._drop_dead_removals(filesystem, digest, removals)
+            if self._drop_dead_removals(filesystem, digest, removals) == len(removals):
+                continue
             if time.monotonic() > until_s:
-                raise StoreError("the adapter is being removed from the store by another server; try again")
+                raise _being_removed()
             time.sleep(_REMOVAL_POLL_S)
         return found
 
-    def _drop_dead_removals(self, filesystem: AbstractFileSystem, digest: str, removals: list[str]) -> None:
-        """Withdraw what a server that died has announced."""
+    def _drop_dead_removals(self, filesystem: AbstractFileSystem, digest: str, removals: list[str]) -> int:
+        """Withdraw what a server that died has announced; return how many."""
+        num_dropped = 0
         for name in removals:
-            if self._age_s(filesystem, digest, name) >= _REMOVAL_DEAD_AFTER_S:
-                filesystem.rm_file(self._path(digest, name))
+            with suppress(FileNotFoundError):  # it was withdrawn meanwhile
+                if self._age_s(filesystem, digest, name) >= _REMOVAL_DEAD_AFTER_S:
+                    filesystem.rm_file(self._path(digest, name))
+                    num_dropped += 1
+        return num_dropped
 
     def _sweep_blob(self, filesystem: AbstractFileSystem, digest: str, older_than_s: float) -> bool:
         found = self._list(filesystem, digest)
-        if not found:
-            return False
         stamp = self._stamp(filesystem, digest)
         dated = [_MARKER] if stamp is not None else list(found)
-        if min(self._age_s(filesystem, digest, name) for name in dated) < older_than_s:
+        try:
+            is_young = any(self._age_s(filesystem, digest, name) < older_than_s for name in dated)
+        except FileNotFoundError:  # another server removes it now
             return False
-        return self._remove(filesystem, digest, stamp)
+        return bool(found) and not is_young and self._remove(filesystem, digest, stamp)
 
     def _remove(
         self, filesystem: AbstractFileSystem, digest: str, stamp: str | None, *, keep_as: str | None = None
@@ -212,15 +217,16 @@ class RemoteBlobs:
                 return False
             found = self._list(filesystem, digest)
             self._drop_dead_removals(filesystem, digest, _removals(found))
-            if stamp is not None:
-                filesystem.rm_file(self._path(digest, _MARKER))
-            for name in found.keys() - {_MARKER, *_removals(found)}:
-                if keep_as:
-                    filesystem.cp_file(self._path(digest, name), self._path(keep_as, name))
-                filesystem.rm_file(self._path(digest, name))
+            first = [_MARKER] if stamp is not None else []
+            for name in (*first, *(found.keys() - {_MARKER, *_removals(found)})):
+                with suppress(FileNotFoundError):  # another server removes the same
+                    if keep_as and name != _MARKER:
+                        filesystem.cp_file(self._path(digest, name), self._path(keep_as, name))
+                    filesystem.rm_file(self._path(digest, name))
             return True
         finally:
-            filesystem.rm_file(removal)
+            with suppress(FileNotFoundError):
+                filesystem.rm_file(removal)
 
     def _sweep_quarantine(self, filesystem: AbstractFileSystem) -> None:
         for blob in self._list(filesystem, _QUARANTINE):
@@ -231,6 +237,10 @@ class RemoteBlobs:
 
 def _removals(found: Mapping[str, int]) -> list[str]:
     return [name for name in found if name.startswith(_REMOVAL_PREFIX)]
+
+
+def _being_removed() -> StoreError:
+    return StoreError("the adapter is being removed from the store by another server; try again")
 
 
 def _not_there(digest: str) -> StoreError:
