@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from server.core.errors import InvalidArgumentError
 from server.core.sampling import SamplingParams
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+REQUEST_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+_REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
 MAX_REFERENCES = 16
 
 

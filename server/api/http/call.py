@@ -20,15 +20,24 @@ from server.service.inference import InferenceService
 
 DEADLINE_HEADER = "x-deadline-ms"
 INFERENCE_RESPONSES: dict[int | str, dict[str, object]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-} | refusals(
-    ErrorCode.NOT_FOUND,
-    ErrorCode.ALREADY_EXISTS,
-    ErrorCode.FAILED_PRECONDITION,
-    ErrorCode.DEADLINE_EXCEEDED,
-    with_body=True,
-)
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    **refusals(
+        ErrorCode.NOT_FOUND,
+        ErrorCode.ALREADY_EXISTS,
+        ErrorCode.FAILED_PRECONDITION,
+        ErrorCode.DEADLINE_EXCEEDED,
+        with_body=True,
+    ),
+}
 """For the schema: what a route that generates may answer beside its model and what every route may answer."""
+_DEADLINE_PARAMETER = {
+    "name": DEADLINE_HEADER,
+    "in": "header",
+    "description": "Longest time the answer may take, in milliseconds; there is an operator's limit.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+INFERENCE_SCHEMA: dict[str, object] = {"parameters": [_DEADLINE_PARAMETER]}
+"""For the schema: what a route that generates reads by hand."""
 _T = TypeVar("_T")
 
 

@@ -57,7 +57,8 @@ def adapter_read_routes(catalog: AdapterCatalog) -> APIRouter:
     @router.get(
         "/v1/adapters/{name}/versions/{version}/card",
         response_class=Response,
-        responses=_UNKNOWN | {200: {"content": {_MARKDOWN: {"schema": {"type": "string"}}}}},
+        responses=refusals(ErrorCode.NOT_FOUND, ErrorCode.FAILED_PRECONDITION)
+        | {200: {"content": {_MARKDOWN: {"schema": {"type": "string"}}}}},
     )
     async def get_card(principal: Calling, name: NamePath, version: VersionPath) -> Response:
         """Return a version's card, as its maker wrote it; nothing when there is none."""

@@ -4,7 +4,7 @@ import time
 
 from fastapi import APIRouter, Request
 
-from server.api.http.call import INFERENCE_RESPONSES, Caller, Calling, name_call, whole_answer
+from server.api.http.call import INFERENCE_RESPONSES, INFERENCE_SCHEMA, Caller, Calling, name_call, whole_answer
 from server.api.http.errors import refusals
 from server.api.http.streaming import EventStream
 from server.api.http.wire.openai_answers import ChatCompletion, Completion, Envelope, ModelCard, ModelList
@@ -21,7 +21,9 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
     """Return the router of completions and chat completions."""
     router = APIRouter(tags=["openai"])
 
-    @router.post("/v1/completions", response_model=Completion, responses=INFERENCE_RESPONSES)
+    @router.post(
+        "/v1/completions", response_model=Completion, responses=INFERENCE_RESPONSES, openapi_extra=INFERENCE_SCHEMA
+    )
     async def completions(request: Request, body: CompletionBody) -> Completion | EventStream:
         """Continue a prompt as it is; no template."""
         name_call(request, body)
@@ -40,7 +42,12 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
         events = completion_events(envelope, generation.adapters, good_chunks(generation), told)
         return EventStream(generation, events, generation.request_id)
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=INFERENCE_RESPONSES)
+    @router.post(
+        "/v1/chat/completions",
+        response_model=ChatCompletion,
+        responses=INFERENCE_RESPONSES,
+        openapi_extra=INFERENCE_SCHEMA,
+    )
     async def chat_completions(request: Request, body: ChatBody) -> ChatCompletion | EventStream:
         """Answer about a conversation: the messages' texts, one under the other, go into the prompt template."""
         name_call(request, body)

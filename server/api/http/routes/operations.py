@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from server.api.http.errors import ErrorBody
 from server.service.health import HealthService
 
 _PROMETHEUS = CONTENT_TYPE_LATEST.partition(";")[0]
@@ -28,7 +29,7 @@ class HealthWire(TypedDict):
 
 def health_routes(health: HealthService) -> APIRouter:
     """Return the router of liveness and readiness, which ask for no key."""
-    router = APIRouter(tags=["operations"], responses={503: {"model": HealthWire}})
+    router = APIRouter(tags=["operations"], responses={400: {"model": ErrorBody}, 503: {"model": HealthWire}})
 
     @router.get("/healthz", response_model=HealthWire)
     async def healthz() -> JSONResponse:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from server.api.http.call import INFERENCE_RESPONSES, Caller, name_call, whole_answer
+from server.api.http.call import INFERENCE_RESPONSES, INFERENCE_SCHEMA, Caller, name_call, whole_answer
 from server.api.http.streaming import EventStream
 from server.api.http.wire.answers import SummarizeAnswer, summarize_answer, summarize_events
 from server.api.http.wire.fields import GenerationBody
@@ -22,7 +22,9 @@ def summarize_routes(caller: Caller) -> APIRouter:
     """Return the router."""
     router = APIRouter(tags=["inference"])
 
-    @router.post("/v1/summarize", response_model=SummarizeAnswer, responses=INFERENCE_RESPONSES)
+    @router.post(
+        "/v1/summarize", response_model=SummarizeAnswer, responses=INFERENCE_RESPONSES, openapi_extra=INFERENCE_SCHEMA
+    )
     async def summarize(request: Request, body: SummarizeBody) -> SummarizeAnswer | EventStream:
         """Summarize a text, whole or (with `stream`) in server-sent events."""
         name_call(request, body)

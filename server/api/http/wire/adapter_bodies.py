@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Header, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import JsonDict
+from pydantic.config import JsonDict
 
 from adapters.manifest import NAME_PATTERN
 from adapters.registry import DEFAULT_ALIAS
