@@ -18,7 +18,7 @@ _SOUND = json.dumps(lora_config())
 
 
 def _config_json() -> None:
-    CASES.config("config-empty", "not valid JSON", lambda: b"")
+    CASES.config("config-of-one-space", "not valid JSON", " ")
     CASES.config("config-is-a-list", "must be a JSON object", "[]")
     CASES.config("config-key-twice", "appears twice", '{"r": 1, ' + _SOUND[1:])
     CASES.config("config-nested-key-twice", "appears twice", '{"x": {"a": 1, "a": 2}, ' + _SOUND[1:])

@@ -92,7 +92,7 @@ def _names() -> None:
         CASES.add(
             f"tag-{title}",
             InvalidAdapterReferenceError,
-            "tag",
+            NAME_RULE,
             lambda tag=_NAMES[title]: Upload(lora_files(), tags=(tag,)),
         )
     tags = tuple(f"t{number}" for number in range(33))
