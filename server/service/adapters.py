@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from adapters.errors import AdapterInUseError, AdapterNotFoundError
-from adapters.registry import AdapterRecord, AuditRecord, Change, Registry, VersionRecord
+from adapters.registry import AdapterRecord, AuditRecord, Change, Registry, VersionRecord, VersionState
 from adapters.registry_records import check_ready, find_version, no_adapter
 from adapters.store import AdapterStore
 from server.core.errors import InvalidArgumentError
@@ -54,9 +54,7 @@ class AdapterCatalog:
         drain_s: Longest wait of a forced deletion for them.
     """
 
-    def __init__(
-        self, registry: Registry, store: AdapterStore, directory: AdapterDirectory, *, drain_s: float
-    ) -> None:
+    def __init__(self, registry: Registry, store: AdapterStore, directory: AdapterDirectory, *, drain_s: float) -> None:
         """Keep the parts."""
         self._registry = registry
         self._store = store
@@ -68,12 +66,12 @@ class AdapterCatalog:
 
         Args:
             principal: Who asks.
-            tag: Only adapters of which a version has this tag; empty for all.
+            tag: Only adapters of which a version has this tag and is not retired; empty for all.
         """
         return tuple(
             record
             for record in self._registry.list()
-            if principal.sees(record.name) and (not tag or any(tag in version.tags for version in record.versions))
+            if principal.sees(record.name) and (not tag or _has_live(record, tag))
         )
 
     async def get(self, principal: Principal, name: str) -> AdapterRecord:
@@ -178,9 +176,7 @@ class AdapterCatalog:
         label = partial(self._registry.label, tags=tags, description=description, change=change)
         return await asyncio.to_thread(label, name, version)
 
-    async def audit(
-        self, principal: Principal, name: str | None = None, limit: int = 100
-    ) -> tuple[AuditRecord, ...]:
+    async def audit(self, principal: Principal, name: str | None = None, limit: int = 100) -> tuple[AuditRecord, ...]:
         """Return the newest changes, newest first: of one adapter, or of all a caller sees.
 
         Changes of no adapter, as those of keys, are for callers who see all.
@@ -212,6 +208,10 @@ class AdapterCatalog:
             except AdapterNotFoundError:
                 continue
         return ""
+
+
+def _has_live(record: AdapterRecord, tag: str) -> bool:
+    return any(tag in version.tags and version.state is not VersionState.RETIRED for version in record.versions)
 
 
 def change_by(principal: Principal, idempotency_key: str) -> Change:

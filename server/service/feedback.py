@@ -40,9 +40,7 @@ class FeedbackService:
             _log.warning("not scored: %s", error.message, extra={"request_id": finished.request_id})
             return None
 
-    async def submit(
-        self, principal: Principal, request_id: str, references: Sequence[str]
-    ) -> Mapping[str, float]:
+    async def submit(self, principal: Principal, request_id: str, references: Sequence[str]) -> Mapping[str, float]:
         """Score a finished request of the caller and return its scores in percent by metric name.
 
         Raises:

@@ -13,24 +13,29 @@ import pytest
 from adapters.codec import CodecLimits
 from adapters.registry import Registry, VersionRecord
 from adapters.store import AdapterStore
+from server.core.principal import Principal, anonymous
 from server.core.request import GenerationRequest
 from server.core.sampling import SamplingParams
 from server.engine.fake import FakeEngine, FakeEngineConfig
 from server.evaluation.evaluator import EvaluationConfig, Evaluator
 from server.evaluation.window import FinishedWindow
 from server.observability.metrics import Metrics
-from server.service.adapters import AdapterCatalog
+from server.service.adapters import AdapterCatalog, CatalogConfig
 from server.service.directory import AdapterDirectory
 from server.service.feedback import FeedbackService
+from server.service.generation import Generation
 from server.service.health import HealthService, Phase
 from server.service.inference import InferenceConfig, InferenceService
 from server.service.staging import StagingArea
 from server.service.tokenizer import ByteTokenizer
+from server.service.uploads import UploadService
 from tests.fixtures.peft_files import Files
 
 _ENGINE = FakeEngineConfig()
 _INFERENCE = InferenceConfig()
 _EVALUATION = EvaluationConfig()
+_CATALOG = CatalogConfig()
+ANYONE = anonymous()
 
 
 @dataclass
@@ -55,18 +60,26 @@ class Room:
     scorer: ToyScorer
     metrics: Metrics
     directory: AdapterDirectory
+    registry: Registry
+    store: AdapterStore
     catalog: AdapterCatalog
+    uploads: UploadService
     feedback: FeedbackService
     evaluator: Evaluator
     health: HealthService
     inference: InferenceService
     data_dir: Path
 
-    async def upload(self, files: Files, name: str, alias: str | None = None) -> VersionRecord:
-        async with self.catalog.stage() as staged:
+    async def upload(
+        self, files: Files, name: str, alias: str | None = None, principal: Principal = ANYONE
+    ) -> VersionRecord:
+        async with self.uploads.stage(principal, name) as staged:
             for file_name, data in files.items():
                 await staged.write(file_name, data)
-            return await self.catalog.commit(staged, name, alias)
+            return await self.uploads.commit(staged, alias=alias)
+
+    async def open(self, request: GenerationRequest, principal: Principal = ANYONE) -> Generation:
+        return await self.inference.open(principal, request)
 
     def counted(self, name: str, /, **labels: str) -> float:
         """Return a figure, summed over the labels that are not given."""
@@ -78,10 +91,12 @@ class Room:
         )
 
     def nothing_left(self) -> bool:
-        """No lease, no row, no staged folder."""
+        """No lease, no pin, no row, no staged folder, no version half made."""
         stats = self.engine.stats()
         staged = list((self.data_dir / "staging").iterdir())
-        return not self.directory._leases and stats.num_running == stats.num_waiting == 0 and not staged
+        leased = self.directory._leases or self.store._local._pins
+        begun = [version for record in self.registry.list() for version in record.versions if not version.digest]
+        return not leased and stats.num_running == stats.num_waiting == 0 and not staged and not begun
 
 
 class MakeRoom(Protocol):
@@ -90,7 +105,7 @@ class MakeRoom(Protocol):
         engine: FakeEngineConfig = ...,
         inference: InferenceConfig = ...,
         evaluation: EvaluationConfig = ...,
-        max_num_uploads: int = ...,
+        catalog: CatalogConfig = ...,
     ) -> Awaitable[Room]: ...
 
 
@@ -102,9 +117,9 @@ async def make_room(tmp_path: Path) -> AsyncIterator[MakeRoom]:
         engine: FakeEngineConfig = _ENGINE,
         inference: InferenceConfig = _INFERENCE,
         evaluation: EvaluationConfig = _EVALUATION,
-        max_num_uploads: int = 4,
+        catalog: CatalogConfig = _CATALOG,
     ) -> Room:
-        return await _build(stack, tmp_path, engine, inference, evaluation, max_num_uploads)
+        return await _build(stack, tmp_path, engine, inference, evaluation, catalog)
 
     yield make
     await stack.aclose()
@@ -121,7 +136,7 @@ async def _build(
     engine_config: FakeEngineConfig,
     inference_config: InferenceConfig,
     evaluation_config: EvaluationConfig,
-    max_num_uploads: int,
+    catalog_config: CatalogConfig,
 ) -> Room:
     metrics, scorer = Metrics(), ToyScorer()
     scorer.gate.set()
@@ -136,19 +151,20 @@ async def _build(
     stack.callback(registry.close)
     store = AdapterStore(str(data_dir / "store"), data_dir / "local")
     directory = AdapterDirectory(registry, store)
+    stack.callback(directory.close)
     staging = StagingArea(data_dir / "staging")
     await staging.clear()
-    limits = CodecLimits(max_file_bytes=64 * 1024, max_rank=16)
-    catalog = AdapterCatalog(
+    uploads = UploadService(
         engine,
         registry=registry,
         store=store,
-        directory=directory,
         staging=staging,
-        limits=limits,
+        limits=CodecLimits(max_file_bytes=64 * 1024, max_rank=16),
         metrics=metrics,
-        max_num_uploads=max_num_uploads,
+        config=catalog_config,
     )
+    stack.push_async_callback(uploads.close)
+    catalog = AdapterCatalog(registry, store, directory, drain_s=catalog_config.drain_s)
     feedback = FeedbackService(evaluator, FinishedWindow(100, 60.0, time.monotonic))
     health = HealthService(engine)
     health.enter(Phase.SERVING)
@@ -162,7 +178,21 @@ async def _build(
         metrics=metrics,
         config=inference_config,
     )
-    return Room(engine, scorer, metrics, directory, catalog, feedback, evaluator, health, service, data_dir)
+    return Room(
+        engine,
+        scorer,
+        metrics,
+        directory,
+        registry,
+        store,
+        catalog,
+        uploads,
+        feedback,
+        evaluator,
+        health,
+        service,
+        data_dir,
+    )
 
 
 AskFor = Callable[..., GenerationRequest]

@@ -15,8 +15,8 @@ async def test_request_with_two_adapters_is_counted_once_under_the_pair(room: Ro
     await room.upload(prompt_files(), "a-prompt")
     await room.upload(lora_files(), "the-lora")
     for order in (("the-lora", "a-prompt"), ("a-prompt", "the-lora:1")):
-        await (await room.inference.open(ask(adapters=order))).result()
-    await (await room.inference.open(ask())).result()
+        await (await room.open(ask(adapters=order))).result()
+    await (await room.open(ask())).result()
     assert room.counted(REQUESTS, code="OK", adapters="a-prompt+the-lora") == 2
     assert room.counted(REQUESTS, adapters="base") == 1
     assert room.counted(REQUESTS) == 3
@@ -29,7 +29,7 @@ async def test_request_with_two_adapters_is_counted_once_under_the_pair(room: Ro
 async def test_request_for_unknown_adapters_names_no_label(room: Room, ask: AskFor) -> None:
     for index in range(3):
         with pytest.raises(AdapterError):
-            await room.inference.open(ask(adapters=(f"no-such-{index}",)))
+            await room.open(ask(adapters=(f"no-such-{index}",)))
     assert room.counted(REQUESTS, code="NOT_FOUND", adapters="unresolved") == 3
     assert room.counted(REQUESTS) == 3
     assert room.counted(FAILURES, stage="lookup", reason="AdapterNotFoundError") == 3
@@ -38,14 +38,14 @@ async def test_request_for_unknown_adapters_names_no_label(room: Room, ask: AskF
 async def test_request_refused_after_its_adapter_was_found_counts_under_it(room: Room, ask: AskFor) -> None:
     await room.upload(lora_files(), "lora")
     with pytest.raises(MedleyError):
-        await room.inference.open(ask("x" * 3000, adapters=("lora",)))
+        await room.open(ask("x" * 3000, adapters=("lora",)))
     assert room.counted(REQUESTS, code="INVALID_ARGUMENT", adapters="lora") == 1
     assert room.counted(FAILURES) == 0
 
 
 async def test_request_that_fails_while_served_counts_as_a_failure_of_adapters(room: Room, ask: AskFor) -> None:
     await room.upload(lora_files(), "lora")
-    generation = await room.inference.open(ask("x" * 200, adapters=("lora",)))
+    generation = await room.open(ask("x" * 200, adapters=("lora",)))
     room.engine.kill()
     with pytest.raises(MedleyError):
         await generation.result()

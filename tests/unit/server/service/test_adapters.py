@@ -1,179 +1,193 @@
-"""Uploads: four gates, and nothing left behind by what does not pass."""
+"""The catalog: aliases, deletion while requests run, labels, audit; and names that do not exist for a caller."""
 
 import asyncio
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from adapters.errors import AdapterError, AdapterNotFoundError, InvalidAdapterError
-from server.core.errors import ErrorCode, MedleyError, ResourceExhaustedError, code_of
-from tests.fixtures.peft_files import CONFIG, WEIGHTS, Files, for_another_base, lora_files, prompt_files, with_nan
-from tests.unit.server.service.conftest import AskFor, MakeRoom, Room
+from adapters.errors import AdapterError, AdapterInUseError, AdapterNotFoundError, AdapterNotReadyError, RollbackError
+from adapters.registry import Registry, VersionState
+from server.core.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError
+from server.core.principal import Principal, Scope
+from server.engine.fake import FakeEngineConfig
+from server.service.adapters import CatalogConfig
+from server.service.directory import lease_word
+from server.service.models import ModelDirectory
+from tests.fixtures.peft_files import lora_files
+from tests.unit.server.service.conftest import ANYONE, AskFor, MakeRoom, Room
 
-
-def stored(room: Room) -> list[str]:
-    return sorted(path.name for path in (room.data_dir / "store").iterdir())
-
-
-async def refused(room: Room, files: Files, name: str = "new", alias: str | None = None) -> ErrorCode:
-    with pytest.raises((MedleyError, AdapterError)) as caught:
-        await room.upload(files, name, alias)
-    assert room.nothing_left()
-    assert stored(room) == []
-    assert await room.catalog.list() == ()
-    code = code_of(caught.value)
-    assert room.counted("medley_adapter_uploads_total", code=code) == 1
-    return code
-
-
-async def test_upload_is_listed_and_served(room: Room, ask: AskFor) -> None:
-    record = await room.upload(prompt_files(num_virtual_tokens=7), "soft", "canary")
-    assert (record.name, record.version, record.num_virtual_tokens) == ("soft", 1, 7)
-    assert (await room.catalog.get("soft")).aliases == {"canary": 1}
-    assert [adapter.name for adapter in await room.catalog.list()] == ["soft"]
-    result = await (await room.inference.open(ask(adapters=("soft@canary",)))).result()
-    assert result.adapters[0].digest == record.digest
-    assert stored(room) == [record.digest]
-    assert room.nothing_left()
-    assert room.counted("medley_adapter_uploads_total", code="OK") == 1
-
-
-async def test_upload_in_small_pieces_is_the_same(room: Room) -> None:
-    whole = await room.upload(lora_files(), "whole")
-    async with room.catalog.stage() as staged:
-        for file_name, data in lora_files().items():
-            for at in range(0, len(data), 100):
-                await staged.write(file_name, data[at : at + 100])
-        assert (await room.catalog.commit(staged, "pieces", None)).digest == whole.digest
-
-
-async def test_same_bytes_under_the_same_name_give_the_same_version(room: Room) -> None:
-    first = await room.upload(lora_files(), "lora")
-    assert await room.upload(lora_files(), "lora") == first
-    assert (await room.upload(lora_files(2), "lora")).version == 2
-
-
-async def test_uploads_of_one_name_at_once_get_versions_of_their_own(room: Room) -> None:
-    records = await asyncio.gather(*(room.upload(lora_files(seed), "lora") for seed in (1, 2, 3, 3)))
-    assert sorted({record.version for record in records}) == [1, 2, 3]
-    assert len((await room.catalog.get("lora")).versions) == 3
-
-
-@pytest.mark.parametrize(
-    ("files", "code"),
-    [
-        (for_another_base(lora_files()), ErrorCode.FAILED_PRECONDITION),
-        (with_nan(lora_files()), ErrorCode.INVALID_ARGUMENT),
-        (with_nan(prompt_files()), ErrorCode.INVALID_ARGUMENT),
-        ({**lora_files(), WEIGHTS: b"\x80\x04pickled"}, ErrorCode.INVALID_ARGUMENT),
-        ({**lora_files(), WEIGHTS: lora_files()[WEIGHTS][:-50]}, ErrorCode.INVALID_ARGUMENT),
-        ({CONFIG: lora_files()[CONFIG]}, ErrorCode.INVALID_ARGUMENT),
-        ({**lora_files(), "adapter_model.bin": b"x"}, ErrorCode.FAILED_PRECONDITION),
-        ({**lora_files(), "../../escape": b"x"}, ErrorCode.INVALID_ARGUMENT),
-        ({**lora_files(), WEIGHTS: b"x" * 70_000}, ErrorCode.RESOURCE_EXHAUSTED),
-        ({**lora_files(), "card.md": b"x" * 300_000}, ErrorCode.RESOURCE_EXHAUSTED),
-        (lora_files(rank=17), ErrorCode.RESOURCE_EXHAUSTED),
-        ({**lora_files(), "medley.json": b'{"name": "x", "kind": "lora", "prompt_template": "{{ 7 }}"}'},
-         ErrorCode.INVALID_ARGUMENT),
-        ({}, ErrorCode.INVALID_ARGUMENT),
-    ],
-)  # fmt: skip
-async def test_upload_that_fails_a_gate_leaves_nothing(room: Room, files: Files, code: ErrorCode) -> None:
-    assert await refused(room, files) is code
-
-
-@pytest.mark.parametrize(
-    ("name", "alias"), [("", None), ("Bad Name", None), ("a/b", None), ("fake", None), ("a", "B!")]
-)
-async def test_upload_under_a_bad_name_leaves_nothing(room: Room, name: str, alias: str | None) -> None:
-    assert await refused(room, lora_files(), name, alias) is ErrorCode.INVALID_ARGUMENT
-
-
-async def test_upload_the_engine_refuses_leaves_nothing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def not_finite(_adapter: object) -> None:
-        raise InvalidAdapterError("its logits are not finite")
-
-    monkeypatch.setattr(room.engine, "check_adapter", not_finite)
-    assert await refused(room, lora_files()) is ErrorCode.INVALID_ARGUMENT
-
-
-async def test_half_finished_upload_leaves_nothing(room: Room) -> None:
-    async with room.catalog.stage() as staged:
-        await staged.write(WEIGHTS, b"half")
-    assert room.nothing_left()
-    assert room.counted("medley_adapter_uploads_total", code="CANCELLED") == 1
-
-
-async def test_cancelled_upload_leaves_nothing(room: Room) -> None:
-    async def stalled() -> None:
-        async with room.catalog.stage() as staged:
-            await staged.write(WEIGHTS, b"half")
-            await asyncio.sleep(60)
-
-    upload = asyncio.create_task(stalled())
-    await asyncio.sleep(0.05)
-    upload.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await upload
-    assert room.nothing_left()
-    assert room.counted("medley_adapter_uploads_total", code="CANCELLED") == 1
-
-
-async def test_uploads_at_once_are_bounded_and_recover(make_room: MakeRoom) -> None:
-    room = await make_room(max_num_uploads=1)
-    async with room.catalog.stage():
-        with pytest.raises(ResourceExhaustedError):
-            async with room.catalog.stage():
-                pass
-    await room.upload(lora_files(), "lora")
+SLOW = FakeEngineConfig(step_time_s=0.01)
+ALICE = Principal("key:alice", frozenset({Scope.ADMIN}), ("alice-*", "shared"), "10.0.0.1")
+BOB = Principal("key:bob", frozenset({Scope.ADMIN}), ("bob-*", "shared"), "10.0.0.2")
 
 
 async def test_get_unknown_adapter_is_not_found(room: Room) -> None:
     with pytest.raises(AdapterNotFoundError):
-        await room.catalog.get("nobody")
+        await room.catalog.get(ANYONE, "nobody")
 
 
-async def test_uploads_beside_running_requests_disturb_none(room: Room, ask: AskFor) -> None:
-    async def run(number: int) -> str:
-        return (await (await room.inference.open(ask(request_id=f"r{number}"))).result()).text
-
-    answers = asyncio.gather(*(run(number) for number in range(30)))
-    await asyncio.gather(*(room.upload(lora_files(seed), f"lora-{seed}") for seed in range(4)))
-    assert set(await answers) == {"base: hello there"}
-
-
-def library(root: Path, **adapters: Files) -> Path:
-    for name, files in adapters.items():
-        (root / name).mkdir(parents=True)
-        for file_name, data in files.items():
-            (root / name / file_name).write_bytes(data)
-    (root / "not-an-adapter").mkdir(exist_ok=True)
-    return root
+async def test_alias_moves_and_rolls_back(room: Room) -> None:
+    await room.upload(lora_files(1), "lora", "stable")
+    await room.upload(lora_files(2), "lora")
+    assert (await room.catalog.set_alias(ANYONE, "lora", "stable", 2)).aliases == {"stable": 2}
+    assert (await room.catalog.rollback(ANYONE, "lora", "stable")).aliases == {"stable": 1}
+    with pytest.raises(RollbackError):
+        await room.catalog.rollback(ANYONE, "lora", "stable")
+    assert (await room.catalog.delete_alias(ANYONE, "lora", "stable")).aliases == {}
 
 
-async def test_library_is_registered_once_and_other_bases_are_left_out(
-    room: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    shipped = library(
-        tmp_path / "library", lora=lora_files(), soft=prompt_files(), foreign=for_another_base(lora_files())
-    )
-    await room.catalog.register_library(shipped)
-    first = await room.catalog.list()
-    assert [(each.name, dict(each.aliases)) for each in first] == [("lora", {"stable": 1}), ("soft", {"stable": 1})]
-    assert [vars(entry)["adapter"] for entry in caplog.records if "left out" in entry.message] == ["foreign"]
-    await room.catalog.register_library(shipped)
-    assert await room.catalog.list() == first
+async def test_list_finds_by_tag(room: Room) -> None:
+    await room.upload(lora_files(1), "one")
+    await room.upload(lora_files(2), "two")
+    labelled = await room.catalog.label(ANYONE, "two", 1, tags=("good",), description="better")
+    assert (labelled.tags, labelled.description) == (("good",), "better")
+    assert [record.name for record in await room.catalog.list(ANYONE, tag="good")] == ["two"]
 
 
-async def test_library_does_not_take_an_alias_back_from_the_operator(room: Room, tmp_path: Path) -> None:
-    shipped = library(tmp_path / "library", lora=lora_files())
-    await room.catalog.register_library(shipped)
-    await room.upload(lora_files(2), "lora", "stable")
-    await room.catalog.register_library(shipped)
-    assert (await room.catalog.get("lora")).aliases == {"stable": 2}
+async def test_card_is_what_its_maker_wrote(room: Room) -> None:
+    await room.upload({**lora_files(1), "README.md": b"# Read me"}, "lora")
+    await room.upload({**lora_files(1), "README.md": b"# Read me", "card.md": b"# Card"}, "lora")
+    await room.upload(lora_files(3), "lora")
+    assert [await room.catalog.card(ANYONE, "lora", version) for version in (1, 2, 3)] == ["# Read me", "# Card", ""]
+    await room.catalog.delete(ANYONE, "lora", 1)
+    with pytest.raises(AdapterNotReadyError):
+        await room.catalog.card(ANYONE, "lora", 1)
 
 
-async def test_library_that_is_not_there_is_empty(room: Room, tmp_path: Path) -> None:
-    await room.catalog.register_library(tmp_path / "none")
-    assert await room.catalog.list() == ()
+async def test_delete_is_refused_while_an_alias_points_or_a_request_runs(make_room: MakeRoom, ask: AskFor) -> None:
+    room = await make_room(SLOW)
+    await room.upload(lora_files(), "lora", "stable")
+    with pytest.raises(AdapterInUseError):
+        await room.catalog.delete(ANYONE, "lora", 1)
+    await room.catalog.delete_alias(ANYONE, "lora", "stable")
+    generation = await room.open(ask(adapters=("lora",)))
+    with pytest.raises(AdapterInUseError, match="requests run"):
+        await room.catalog.delete(ANYONE, "lora", 1)
+    await generation.result()
+    record = await room.catalog.delete(ANYONE, "lora", 1)
+    assert (record.versions[0].state, record.versions[0].reason) == (VersionState.RETIRED, "deleted by anonymous")
+
+
+async def test_delete_is_refused_while_a_request_runs_on_another_server(room: Room) -> None:
+    await room.upload(lora_files(), "lora")
+    other = Registry(f"sqlite:///{room.data_dir / 'registry.db'}")
+    try:
+        other.publish_leases(frozenset({lease_word("lora", 1)}), ttl_s=60)
+        with pytest.raises(AdapterInUseError, match="requests run"):
+            await room.catalog.delete(ANYONE, "lora", 1)
+        other.publish_leases(frozenset(), ttl_s=60)
+    finally:
+        other.close()
+    await room.catalog.delete(ANYONE, "lora", 1)
+
+
+async def test_same_bytes_in_use_under_another_name_do_not_keep_a_version(make_room: MakeRoom, ask: AskFor) -> None:
+    room = await make_room(SLOW)
+    for name in ("alice-lora", "bob-lora"):
+        await room.upload(lora_files(), name)
+    generation = await room.open(ask(adapters=("alice-lora",)), ALICE)
+    await room.catalog.delete(BOB, "bob-lora", 1)
+    assert (await generation.result()).adapters[0].name == "alice-lora"
+
+
+async def test_forced_delete_refuses_new_requests_and_waits_for_running_ones(make_room: MakeRoom, ask: AskFor) -> None:
+    room = await make_room(SLOW)
+    await room.upload(lora_files(), "lora", "stable")
+    running = await room.open(ask("x" * 20, adapters=("lora",)))
+    deleting = asyncio.create_task(room.catalog.delete(ANYONE, "lora", 1, force=True))
+    while (await room.catalog.get(ANYONE, "lora")).aliases:  # noqa: ASYNC110 - no event tells of it
+        await asyncio.sleep(0.005)
+    with pytest.raises(AdapterNotReadyError):
+        await room.open(ask(request_id="new", adapters=("lora",)))
+    assert not deleting.done()
+    assert (await running.result()).adapters[0].version == 1
+    await asyncio.wait_for(deleting, 1)
+
+
+async def test_forced_delete_waits_no_longer_than_it_may(make_room: MakeRoom, ask: AskFor) -> None:
+    room = await make_room(SLOW, catalog=CatalogConfig(drain_s=0.05))
+    await room.upload(lora_files(), "lora", "stable")
+    running = await room.open(ask("x" * 50, adapters=("lora",)))
+    record = await room.catalog.delete(ANYONE, "lora", 1, force=True)
+    assert (record.versions[0].state, room.directory.num_leases("lora", 1)) == (VersionState.RETIRED, 1)
+    await running.result()
+
+
+async def test_audit_says_who_what_and_from_where(room: Room) -> None:
+    await room.upload(lora_files(), "alice-lora", "stable", ALICE)
+    await room.upload(lora_files(), "bob-lora", None, BOB)
+    [upload] = await room.catalog.audit(ALICE, None, 10)
+    assert (upload.who, upload.origin, upload.action, upload.name) == ("key:alice", "10.0.0.1", "upload", "alice-lora")
+    assert len(await room.catalog.audit(ANYONE)) == 2
+    assert await room.catalog.audit(BOB, "bob-lora") != ()
+    with pytest.raises(AdapterNotFoundError):
+        await room.catalog.audit(ANYONE, "nobody")
+    for limit in (0, 1001):
+        with pytest.raises(InvalidArgumentError):
+            await room.catalog.audit(ANYONE, None, limit)
+
+
+def probes(room: Room, ask: AskFor, name: str) -> dict[str, Callable[[], Awaitable[object]]]:
+    """Every way BOB may ask for an adapter."""
+    catalog = room.catalog
+    return {
+        "get": lambda: catalog.get(BOB, name),
+        "version": lambda: catalog.version(BOB, name, 1),
+        "card": lambda: catalog.card(BOB, name, 1),
+        "set_alias": lambda: catalog.set_alias(BOB, name, "stable", 1),
+        "delete_alias": lambda: catalog.delete_alias(BOB, name, "stable"),
+        "rollback": lambda: catalog.rollback(BOB, name, "stable"),
+        "delete": lambda: catalog.delete(BOB, name, 1, force=True),
+        "delete_gently": lambda: catalog.delete(BOB, name, 1),
+        "label": lambda: catalog.label(BOB, name, 1, tags=(), description=None),
+        "audit": lambda: catalog.audit(BOB, name),
+        "infer": lambda: room.open(ask(adapters=(name,)), BOB),
+        "infer_version": lambda: room.open(ask(adapters=(f"{name}:1",)), BOB),
+        "infer_alias": lambda: room.open(ask(adapters=(f"{name}@stable",)), BOB),
+    }
+
+
+async def test_foreign_adapter_is_answered_as_one_that_does_not_exist(room: Room, ask: AskFor) -> None:
+    await room.upload(lora_files(), "alice-lora", "stable", ALICE)
+    own = probes(room, ask, "bob-nothing")
+    for what, probe in probes(room, ask, "alice-lora").items():
+        with pytest.raises(AdapterNotFoundError) as foreign:
+            await probe()
+        with pytest.raises(AdapterNotFoundError) as unknown:
+            await own[what]()
+        assert foreign.value.message == unknown.value.message.replace("bob-nothing", "alice-lora"), what
+    assert await room.catalog.list(BOB) == ()
+    assert [model.model_id for model in await ModelDirectory("fake", room.catalog).list_models(BOB)] == ["fake"]
+    assert (await room.catalog.get(ALICE, "alice-lora")).aliases == {"stable": 1}
+
+
+@pytest.mark.parametrize("exists", [True, False])
+async def test_upload_to_a_foreign_name_is_refused_whether_it_exists_or_not(room: Room, exists: bool) -> None:
+    if exists:
+        await room.upload(lora_files(), "alice-lora", None, ALICE)
+    with pytest.raises(PermissionDeniedError, match=r"^this key is not for adapters of this name$"):
+        await room.upload(lora_files(), "alice-lora", None, BOB)
+
+
+async def test_references_and_evaluations_are_the_callers_own(room: Room, ask: AskFor) -> None:
+    await room.upload(lora_files(), "alice-lora", None, ALICE)
+    await room.upload(lora_files(), "shared", None, ALICE)
+    for name in ("alice-lora", "shared"):
+        await (await room.open(ask(request_id=name, adapters=(name,)), ALICE)).result()
+        await room.feedback.submit(ALICE, name, ["a reference"])
+        with pytest.raises(NotFoundError):
+            await room.feedback.submit(BOB, name, ["a reference"])
+    await (await room.open(ask(references=("x",)), ALICE)).result()
+    assert [entry.adapters for entry in room.feedback.evaluations(BOB)] == ["base", "shared:1"]
+    assert [entry.adapters for entry in room.feedback.evaluations(ALICE)] == ["alice-lora:1", "base", "shared:1"]
+
+
+async def test_key_of_a_change_gives_the_first_answer_again(room: Room) -> None:
+    for seed in (1, 2):
+        await room.upload(lora_files(seed), "lora")
+    first = await room.catalog.set_alias(ANYONE, "lora", "stable", 1, "once")
+    await room.catalog.set_alias(ANYONE, "lora", "stable", 2)
+    assert await room.catalog.set_alias(ANYONE, "lora", "stable", 1, "once") == first
+    assert (await room.catalog.get(ANYONE, "lora")).aliases == {"stable": 2}
+    with pytest.raises(AdapterError):
+        await room.catalog.set_alias(ANYONE, "lora", "stable", 2, "once")

@@ -12,46 +12,46 @@ from server.engine.fake import FakeEngineConfig
 from server.evaluation.evaluator import EvaluationConfig
 from server.service.inference import InferenceConfig
 from tests.fixtures.peft_files import lora_files
-from tests.unit.server.service.conftest import AskFor, MakeRoom, Room
+from tests.unit.server.service.conftest import ANYONE, AskFor, MakeRoom, Room
 
 SECRET = "a very private dialogue"
 
 
 async def answer(room: Room, request: object) -> str:
-    return (await (await room.inference.open(request)).result()).text  # type: ignore[arg-type]
+    return (await (await room.open(request)).result()).text  # type: ignore[arg-type]
 
 
 async def test_references_in_the_request_give_scores_on_the_terminal_chunk(room: Room, ask: AskFor) -> None:
-    result = await (await room.inference.open(ask(references=("base: hello there",)))).result()
+    result = await (await room.open(ask(references=("base: hello there",)))).result()
     assert result.scores == {"rouge1": 100.0}
 
 
 async def test_request_without_references_has_no_scores(room: Room, ask: AskFor) -> None:
-    assert (await (await room.inference.open(ask())).result()).scores is None
-    assert room.feedback.evaluations() == ()
+    assert (await (await room.open(ask())).result()).scores is None
+    assert room.feedback.evaluations(ANYONE) == ()
 
 
 async def test_references_later_give_scores(room: Room, ask: AskFor) -> None:
     await answer(room, ask())
-    assert await room.feedback.submit("r", ["other", "base: hello there"]) == {"rouge1": 100.0}
+    assert await room.feedback.submit(ANYONE, "r", ["other", "base: hello there"]) == {"rouge1": 100.0}
 
 
 @pytest.mark.parametrize("references", [[], [" "], ["x"] * 17, ["x" * 20_001]])
 async def test_references_that_cannot_be_scored_are_refused(room: Room, ask: AskFor, references: list[str]) -> None:
     await answer(room, ask())
     with pytest.raises(InvalidArgumentError):
-        await room.feedback.submit("r", references)
+        await room.feedback.submit(ANYONE, "r", references)
 
 
 async def test_references_for_an_unknown_or_failed_request_are_not_found(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(FakeEngineConfig(step_time_s=0.01))
-    generation = await room.inference.open(ask())
+    generation = await room.open(ask())
     room.engine.abort("r")
     chunks = [chunk async for chunk in generation]
     assert chunks[-1].finish_reason is FinishReason.ABORT
     for request_id in ("r", "unknown"):
         with pytest.raises(NotFoundError):
-            await room.feedback.submit(request_id, ["a reference"])
+            await room.feedback.submit(ANYONE, request_id, ["a reference"])
 
 
 async def test_evaluations_and_histograms_are_kept_per_adapter_version(room: Room, ask: AskFor) -> None:
@@ -60,7 +60,7 @@ async def test_evaluations_and_histograms_are_kept_per_adapter_version(room: Roo
     await answer(room, ask(adapters=("lora",), references=(text,)))
     await answer(room, ask(adapters=("lora",), references=("other",)))
     await answer(room, ask(references=("other",)))
-    figures = {each.adapters: (each.num_scored, each.means["rouge1"]) for each in room.feedback.evaluations()}
+    figures = {each.adapters: (each.num_scored, each.means["rouge1"]) for each in room.feedback.evaluations(ANYONE)}
     assert figures == {"base": (1, 0.0), "lora:1": (2, 50.0)}
     assert room.counted("medley_rouge_score_count", metric="rouge1", adapters="lora:1") == 2
     assert room.counted("medley_rouge_score_sum", metric="rouge1", adapters="lora:1") == 100.0
@@ -69,7 +69,7 @@ async def test_evaluations_and_histograms_are_kept_per_adapter_version(room: Roo
 async def test_slow_scorer_delays_neither_text_nor_other_requests(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(inference=InferenceConfig(score_wait_s=0.1))
     room.scorer.gate.clear()
-    generation = await room.inference.open(ask(references=("base: hello there",)))
+    generation = await room.open(ask(references=("base: hello there",)))
     start_s = time.monotonic()
     text, text_s = "", 0.0
     async for chunk in generation:
@@ -93,7 +93,7 @@ async def test_slow_scorer_delays_neither_text_nor_other_requests(make_room: Mak
 
 async def until_scored(room: Room, num_scored: int) -> None:
     for _ in range(1000):
-        if sum(each.num_scored for each in room.feedback.evaluations()) >= num_scored:
+        if sum(each.num_scored for each in room.feedback.evaluations(ANYONE)) >= num_scored:
             return
         await asyncio.sleep(0.005)
     pytest.fail("it was never scored")
@@ -103,21 +103,21 @@ async def test_full_scoring_queue_drops_counts_and_still_answers(make_room: Make
     room = await make_room(inference=InferenceConfig(score_wait_s=0.01), evaluation=EvaluationConfig(max_num_queued=1))
     room.scorer.gate.clear()
     for number in range(5):
-        result = await (await room.inference.open(ask(request_id=f"r{number}", references=("x",)))).result()
+        result = await (await room.open(ask(request_id=f"r{number}", references=("x",)))).result()
         assert (result.text, result.scores) == ("base: hello there", None)
     assert room.counted("medley_evaluation_dropped_total") == 3
     with pytest.raises(ResourceExhaustedError):
-        await room.feedback.submit("r0", ["x"])
+        await room.feedback.submit(ANYONE, "r0", ["x"])
     room.scorer.gate.set()
     await until_scored(room, 2)
 
 
 async def test_broken_scorer_costs_the_scores_not_the_answer(room: Room, ask: AskFor) -> None:
     room.scorer.broken = True
-    result = await (await room.inference.open(ask(references=("x",)))).result()
+    result = await (await room.open(ask(references=("x",)))).result()
     assert (result.text, result.scores) == ("base: hello there", None)
     room.scorer.broken = False
-    assert await room.feedback.submit("r", ["base: hello there"]) == {"rouge1": 100.0}
+    assert await room.feedback.submit(ANYONE, "r", ["base: hello there"]) == {"rouge1": 100.0}
 
 
 async def test_caller_who_gives_up_on_scores_does_not_stop_the_worker(room: Room, ask: AskFor) -> None:
@@ -125,9 +125,9 @@ async def test_caller_who_gives_up_on_scores_does_not_stop_the_worker(room: Room
     room.scorer.gate.clear()
     for _ in range(2):  # one being scored, one queued
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(room.feedback.submit("r", ["x"]), 0.05)
+            await asyncio.wait_for(room.feedback.submit(ANYONE, "r", ["x"]), 0.05)
     room.scorer.gate.set()
-    assert await room.feedback.submit("r", ["base: hello there"]) == {"rouge1": 100.0}
+    assert await room.feedback.submit(ANYONE, "r", ["base: hello there"]) == {"rouge1": 100.0}
 
 
 async def test_logs_carry_scores_and_ids_but_no_text(room: Room, ask: AskFor, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,7 @@ from server.core.errors import InvalidArgumentError
 from server.service.health import HealthService, Phase, Readiness
 from server.service.models import ModelDirectory, ModelEntry
 from tests.fixtures.peft_files import lora_files
-from tests.unit.server.service.conftest import Room
+from tests.unit.server.service.conftest import ANYONE, Room
 
 
 async def test_health_follows_the_phases_and_the_engine(room: Room) -> None:
@@ -22,7 +22,7 @@ async def test_health_follows_the_phases_and_the_engine(room: Room) -> None:
 async def test_models_are_the_base_and_one_entry_per_adapter(room: Room) -> None:
     record = await room.upload(lora_files(), "lora")
     await room.upload(lora_files(2), "lora")
-    models = await ModelDirectory("fake", room.catalog).list_models()
+    models = await ModelDirectory("fake", room.catalog).list_models(ANYONE)
     assert models == (ModelEntry("fake"), ModelEntry("lora", record.created_s, "fake"))
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, StoreError
 from server.core.errors import ErrorCode, MedleyError, UnavailableError, code_of
 from server.core.outputs import FinishReason, GenerationChunk
 from server.core.sampling import SamplingParams
@@ -13,13 +13,13 @@ from server.engine.fake import FakeEngineConfig
 from server.service.health import Phase
 from server.service.inference import InferenceConfig
 from tests.fixtures.peft_files import lora_files, prefix_files, prompt_files
-from tests.unit.server.service.conftest import AskFor, MakeRoom, Room
+from tests.unit.server.service.conftest import ANYONE, AskFor, MakeRoom, Room
 
 SLOW = FakeEngineConfig(step_time_s=0.01)
 
 
 async def chunks_of(room: Room, request: object) -> list[GenerationChunk]:
-    generation = await room.inference.open(request)  # type: ignore[arg-type]
+    generation = await room.open(request)  # type: ignore[arg-type]
     try:
         return [chunk async for chunk in generation]
     finally:
@@ -28,7 +28,7 @@ async def chunks_of(room: Room, request: object) -> list[GenerationChunk]:
 
 async def refused(room: Room, request: object) -> tuple[ErrorCode, str]:
     with pytest.raises((MedleyError, AdapterError)) as caught:
-        await room.inference.open(request)  # type: ignore[arg-type]
+        await room.open(request)  # type: ignore[arg-type]
     assert room.nothing_left()
     assert room.counted("medley_requests_total", code=code_of(caught.value)) == 1
     return code_of(caught.value), str(caught.value)
@@ -57,7 +57,7 @@ async def test_open_text_of_too_many_characters_is_refused_unread(room: Room, as
 async def test_open_soft_prompt_counts_towards_the_length(room: Room, ask: AskFor) -> None:
     await room.upload(prompt_files(num_virtual_tokens=20), "prompt")
     fits = "x" * (1024 - len("base: ") - 1)
-    await (await room.inference.open(ask(fits))).aclose()
+    await (await room.open(ask(fits))).aclose()
     await asyncio.sleep(0.01)
     code, message = await refused_later(room, ask(fits, adapters=("prompt",)))
     assert (code, message) == (
@@ -68,12 +68,12 @@ async def test_open_soft_prompt_counts_towards_the_length(room: Room, ask: AskFo
 
 async def test_open_prefix_takes_nothing_of_the_length(room: Room, ask: AskFor) -> None:
     await room.upload(prefix_files(num_virtual_tokens=20), "prefix")
-    await (await room.inference.open(ask("x" * (1024 - len("base: ") - 1), adapters=("prefix",)))).aclose()
+    await (await room.open(ask("x" * (1024 - len("base: ") - 1), adapters=("prefix",)))).aclose()
 
 
 async def refused_later(room: Room, request: object) -> tuple[ErrorCode, str]:
     with pytest.raises((MedleyError, AdapterError)) as caught:
-        await room.inference.open(request)  # type: ignore[arg-type]
+        await room.open(request)  # type: ignore[arg-type]
     assert room.nothing_left()
     return code_of(caught.value), str(caught.value)
 
@@ -118,7 +118,7 @@ async def test_open_on_a_dead_engine_is_unavailable(room: Room, ask: AskFor) -> 
 async def test_open_with_a_full_queue_is_exhausted_and_recovers(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(FakeEngineConfig(max_num_waiting=2, step_time_s=0.005))
     results = await asyncio.gather(
-        *(room.inference.open(ask(request_id=f"r{number}")) for number in range(20)), return_exceptions=True
+        *(room.open(ask(request_id=f"r{number}")) for number in range(20)), return_exceptions=True
     )
     codes = {code_of(result) for result in results if isinstance(result, Exception)}
     assert codes == {ErrorCode.RESOURCE_EXHAUSTED}
@@ -132,7 +132,7 @@ async def test_open_with_a_full_queue_is_exhausted_and_recovers(make_room: MakeR
 async def test_open_too_many_at_once_is_exhausted(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(inference=InferenceConfig(max_num_opening=1, inline_text_chars=0))
     results = await asyncio.gather(
-        *(room.inference.open(ask(request_id=f"r{number}")) for number in range(3)), return_exceptions=True
+        *(room.open(ask(request_id=f"r{number}")) for number in range(3)), return_exceptions=True
     )
     assert [code_of(result) for result in results[1:]] == [ErrorCode.RESOURCE_EXHAUSTED] * 2  # type: ignore[arg-type]
     await results[0].aclose()  # type: ignore[union-attr]
@@ -140,9 +140,9 @@ async def test_open_too_many_at_once_is_exhausted(make_room: MakeRoom, ask: AskF
 
 async def test_open_request_id_in_flight_exists_already(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(SLOW)
-    first = await room.inference.open(ask())
+    first = await room.open(ask())
     with pytest.raises(MedleyError) as caught:
-        await room.inference.open(ask())
+        await room.open(ask())
     assert caught.value.code is ErrorCode.ALREADY_EXISTS
     assert (await first.result()).text == "base: hello there"
 
@@ -161,25 +161,25 @@ async def test_answer_adds_up_and_ends_once(room: Room, ask: AskFor) -> None:
 
 
 async def test_answer_at_the_token_limit_ends_with_length(room: Room, ask: AskFor) -> None:
-    result = await (await room.inference.open(ask(max_new_tokens=5))).result()
+    result = await (await room.open(ask(max_new_tokens=5))).result()
     assert (result.text, result.finish_reason) == ("base:", FinishReason.LENGTH)
 
 
 async def test_prompt_as_it_is_has_no_template(room: Room, ask: AskFor) -> None:
-    assert (await (await room.inference.open(ask(apply_template=False))).result()).text == "hello there"
+    assert (await (await room.open(ask(apply_template=False))).result()).text == "hello there"
 
 
 async def test_long_text_is_tokenized_beside_the_loop_with_the_same_answer(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(inference=InferenceConfig(inline_text_chars=3))
-    assert (await (await room.inference.open(ask())).result()).text == "base: hello there"
+    assert (await (await room.open(ask())).result()).text == "base: hello there"
 
 
 async def test_adapters_in_any_order_give_the_same_answer_and_are_named(room: Room, ask: AskFor) -> None:
     lora = await room.upload(lora_files(), "lora")
     prompt = await room.upload(prompt_files(), "soft")
-    one = await (await room.inference.open(ask(adapters=("lora", "soft")))).result()
-    other = await (await room.inference.open(ask(adapters=("soft:1", "lora:1")))).result()
-    base = await (await room.inference.open(ask())).result()
+    one = await (await room.open(ask(adapters=("lora", "soft")))).result()
+    other = await (await room.open(ask(adapters=("soft:1", "lora:1")))).result()
+    base = await (await room.open(ask())).result()
     assert one.text == other.text != base.text
     assert [(use.name, use.version, use.digest, use.kind) for use in one.adapters] == [
         ("lora", 1, lora.digest, "lora"),
@@ -193,8 +193,8 @@ async def test_template_of_the_weight_adapter_goes_before_the_soft_prompts(
 ) -> None:
     await room.upload(with_template(lora_files(), "lora", "L {{ text }}"), "lora")
     await room.upload(with_template(prompt_files(), "prompt", "P {{ text }}"), "soft")
-    both = await (await room.inference.open(ask("x", adapters=references))).result()
-    soft = await (await room.inference.open(ask("x", adapters=("soft",)))).result()
+    both = await (await room.open(ask("x", adapters=references))).result()
+    soft = await (await room.open(ask("x", adapters=("soft",)))).result()
     # The fake engine answers with the prompt, rotated.
     assert (sorted(both.text), sorted(soft.text)) == (sorted("L x"), sorted("P x"))
 
@@ -206,18 +206,32 @@ def with_template(files: dict[str, bytes], kind: str, template: str) -> dict[str
 
 async def test_new_version_is_used_at_once_and_the_old_one_by_number(room: Room, ask: AskFor) -> None:
     await room.upload(lora_files(1), "lora")
-    first = await (await room.inference.open(ask(adapters=("lora",)))).result()
+    first = await (await room.open(ask(adapters=("lora",)))).result()
     await room.upload(lora_files(2), "lora")
-    second = await (await room.inference.open(ask(adapters=("lora",)))).result()
-    pinned = await (await room.inference.open(ask(adapters=("lora:1",)))).result()
+    second = await (await room.open(ask(adapters=("lora",)))).result()
+    pinned = await (await room.open(ask(adapters=("lora:1",)))).result()
     assert [result.adapters[0].version for result in (first, second, pinned)] == [1, 2, 1]
 
 
-async def test_known_reference_is_resolved_without_the_registry(room: Room, ask: AskFor) -> None:
+async def test_known_reference_is_resolved_without_the_database(room: Room, ask: AskFor) -> None:
     await room.upload(lora_files(), "lora")
-    await (await room.inference.open(ask(adapters=("lora",)))).result()
-    room.directory._registry = None  # type: ignore[assignment]
-    await (await room.inference.open(ask(adapters=("lora",)))).result()
+    room.registry.close()
+    (room.data_dir / "registry.db").unlink()
+    (room.data_dir / "registry.db").mkdir()
+    with pytest.raises(StoreError):
+        await room.catalog.set_alias(ANYONE, "lora", "stable", 1)
+    assert (await (await room.open(ask(adapters=("lora:1",)))).result()).adapters[0].version == 1
+
+
+async def test_request_is_answered_by_the_version_it_began_with(make_room: MakeRoom, ask: AskFor) -> None:
+    room = await make_room(SLOW)
+    await room.upload(lora_files(1), "lora", "stable")
+    new = await room.upload(lora_files(2), "lora")
+    running = await room.open(ask(adapters=("lora",)))
+    await room.catalog.set_alias(ANYONE, "lora", "stable", new.version)
+    later = await room.open(ask(request_id="later", adapters=("lora",)))
+    answers = await asyncio.gather(running.result(), later.result())
+    assert [answer.adapters[0].version for answer in answers] == [1, 2]
 
 
 async def test_stop_string_trims_frees_the_row_and_ends_with_stop(make_room: MakeRoom, ask: AskFor) -> None:
@@ -237,7 +251,7 @@ async def test_stop_string_at_the_very_end_is_trimmed(room: Room, ask: AskFor) -
 
 
 async def test_logprobs_come_with_their_text(room: Room, ask: AskFor) -> None:
-    result = await (await room.inference.open(ask("hi", apply_template=False, num_logprobs=2))).result()
+    result = await (await room.open(ask("hi", apply_template=False, num_logprobs=2))).result()
     assert [entry.text for entry in result.logprobs] == ["h", "i"]
     assert [len(entry.top) for entry in result.logprobs] == [2, 2]
 
@@ -253,7 +267,7 @@ async def test_deadline_while_running_ends_with_deadline(make_room: MakeRoom, as
 
 async def test_engine_death_ends_every_request_once(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(SLOW)
-    generations = [await room.inference.open(ask(request_id=f"r{number}")) for number in range(20)]
+    generations = [await room.open(ask(request_id=f"r{number}")) for number in range(20)]
     await anext(generations[0])
     room.engine.kill()
     for generation in generations:
@@ -291,7 +305,7 @@ async def test_engine_without_terminal_output_still_ends_the_request(
 
 async def test_result_raises_the_error_of_a_failed_request(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(SLOW)
-    generation = await room.inference.open(ask())
+    generation = await room.open(ask())
     room.engine.abort("r")
     with pytest.raises(MedleyError) as caught:
         await generation.result()
@@ -300,13 +314,13 @@ async def test_result_raises_the_error_of_a_failed_request(make_room: MakeRoom, 
 
 async def test_closing_early_frees_row_and_lease_and_counts_once(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(SLOW)
-    record = await room.upload(lora_files(), "lora")
-    generation = await room.inference.open(ask(adapters=("lora",)))
+    await room.upload(lora_files(), "lora")
+    generation = await room.open(ask(adapters=("lora",)))
     await anext(aiter(generation))
-    assert room.directory.num_leases(record.digest) == 1
+    assert room.directory.num_leases("lora", 1) == 1
     await generation.aclose()
     await generation.aclose()
-    assert room.directory.num_leases(record.digest) == 0
+    assert room.directory.num_leases("lora", 1) == 0
     await asyncio.sleep(0.05)
     assert room.nothing_left()
     assert [chunk async for chunk in generation] == []
@@ -340,7 +354,7 @@ async def test_cancelled_opening_leaves_nothing_behind(make_room: MakeRoom, ask:
 
 async def test_stopping_the_engine_ends_open_requests_as_unavailable(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(SLOW)
-    generation = await room.inference.open(ask())
+    generation = await room.open(ask())
     await room.engine.stop()
     chunks = [chunk async for chunk in generation]
     assert terminals(chunks) == [FinishReason.ABORT]
