@@ -360,6 +360,49 @@ def test_what_was_put_is_whole_whatever_another_server_does_between_any_two_call
     assert at >= 3
 
 
+@pytest.mark.usefixtures("no_flushing")
+@pytest.mark.parametrize("what", ["put again", "put half"])
+def test_what_was_put_is_whole_though_a_sweep_stands_still_between_any_two_calls(
+    what: str, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_remote, "_REMOVAL_WAIT_S", 0.0)
+    sound, num_put = _contents(adapter), 0
+    for put_at, sweep_at in itertools.product(range(4), range(1, 12)):
+        place = Place(f"memory://{uuid.uuid4().hex}/adapters", {}, tmp_path / f"{put_at}-{sweep_at}")
+        put = _prepare(what, place, adapter)
+        digest = place.files()[0].partition("/")[0]
+        one, other = place.server(), place.server()
+        standing_still, go_on = threading.Event(), threading.Event()
+
+        def stand_still(standing_still: threading.Event = standing_still, go_on: threading.Event = go_on) -> None:
+            standing_still.set()
+            assert go_on.wait(10)
+
+        def sweep(other: AdapterStore = other, standing_still: threading.Event = standing_still) -> None:
+            other.sweep(lambda: NOBODY, older_than_s=1000)
+            standing_still.set()
+
+        thread = threading.Thread(target=sweep)
+
+        def begin(thread: threading.Thread = thread, standing_still: threading.Event = standing_still) -> None:
+            thread.start()
+            assert standing_still.wait(10)
+
+        _break(other, sweep_at, "", stand_still)
+        _break(one, put_at, "", begin)
+        was_put = False
+        with suppress(StoreError):
+            put(one)
+            was_put = True
+        go_on.set()
+        if thread.ident is not None:
+            thread.join()
+        if was_put:
+            num_put += 1
+            assert _contents(place.server().local_path(digest)) == sound
+    assert num_put > 10
+
+
 def test_sweep_asks_what_is_live_after_it_has_listed(memory: Place, adapter: Path) -> None:
     server = memory.server()
 
