@@ -143,7 +143,7 @@ class ServerClient:
     def _success(self, outcome: httpx.Response | httpx.HTTPError) -> httpx.Response:
         if isinstance(outcome, httpx.HTTPError):
             code = ErrorCode.DEADLINE_EXCEEDED if isinstance(outcome, httpx.ReadTimeout) else ErrorCode.UNAVAILABLE
-            fail(code, f"no answer from {self._url}: {_reason(outcome)} ({_way_out(outcome)})")
+            fail(code, f"no answer from {self._url}: {_reason(outcome)} ({self._way_out(outcome)})")
         if not outcome.is_success:
             _refuse(outcome)
         return outcome
@@ -156,6 +156,18 @@ class ServerClient:
         if not isinstance(document, dict):
             fail(ErrorCode.INTERNAL, f"{self._url} does not answer as a Medley server does; is --server right?")
         return document
+
+    def _way_out(self, error: httpx.HTTPError) -> str:
+        if isinstance(error, httpx.ReadTimeout):
+            return "it may still be at work; look with `medley adapters list`"
+        tls_problem = _tls_problem(error)
+        if isinstance(tls_problem, ssl.SSLCertVerificationError):
+            return "--ca-file names the authority of its certificate"
+        # A server that wants a certificate may hang up after the handshake, without a word.
+        hung_up = isinstance(error, httpx.ReadError | httpx.RemoteProtocolError)
+        if self._url.startswith("https://") and (tls_problem is not None or hung_up):
+            return "--client-cert gives a certificate it may ask for; http:// is for servers without TLS"
+        return "is `medley serve` running there? --server takes http://host:port, or https:// with TLS"
 
 
 def _trust(options: ServerOptions) -> ssl.SSLContext:
@@ -200,14 +212,6 @@ def _retry_after_s(outcome: httpx.Response | httpx.HTTPError) -> float:
 
 def _reason(error: httpx.HTTPError) -> str:
     return str(_tls_problem(error) or error) or type(error).__name__
-
-
-def _way_out(error: httpx.HTTPError) -> str:
-    if _tls_problem(error) is not None:
-        return "--ca-file names the authority of its certificate, --client-cert a certificate it may ask for"
-    if isinstance(error, httpx.ReadTimeout):
-        return "it may still be at work; look with `medley adapters list`"
-    return "is `medley serve` running there? --server takes http://host:port, or https:// with TLS"
 
 
 def _tls_problem(error: BaseException) -> ssl.SSLError | None:

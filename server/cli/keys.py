@@ -68,7 +68,7 @@ def create(
         print_json({"token": token, "key": _key_wire(key)})
     else:
         typer.echo(token)
-    typer.echo(f"medley: made key {key.key_id}; this is the only time that it is shown, so keep it safe", err=True)
+    typer.echo(f"medley: made key {key.key_id}; it is shown this once only, so keep it safe", err=True)
     if is_first:
         typer.echo("medley: it is the first one: from now on every call to the server needs a key", err=True)
 

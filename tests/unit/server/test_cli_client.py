@@ -162,6 +162,15 @@ def test_tls_with_certificates_on_both_sides(secure: ScriptedServer, authority: 
         assert (done.exit_code, done.stderr) == (0, "")
 
 
+def test_tls_without_the_certificate_asked_for_says_so(
+    secure: ScriptedServer, authority: trustme.CA, tmp_path: Path
+) -> None:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    done = run(secure.url, *LIST, "--ca-file", str(tmp_path / "ca.pem"))
+    assert (done.exit_code, secure.sent) == (1, [])
+    assert "--client-cert" in done.stderr
+
+
 def test_tls_of_an_unknown_authority_fails_at_once(secure: ScriptedServer, waits: list[float]) -> None:
     done = run(secure.url, *WRITE)
     assert (done.exit_code, secure.sent, waits) == (1, [], [])

@@ -44,7 +44,7 @@ def test_create_prints_a_token_that_works_and_only_that(data_dir: Path) -> None:
     key = authenticate(data_dir, token)
     assert (key.name, key.scopes, key.patterns) == ("batch jobs", {Scope.INFER, Scope.OPERATE}, ("*",))
     assert (key.max_requests_per_minute, key.max_concurrent, key.expires_s) == (0, 0, None)
-    assert "only time" in done.stderr
+    assert "this once" in done.stderr
     assert token not in done.stderr
 
 

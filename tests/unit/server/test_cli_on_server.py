@@ -124,8 +124,8 @@ async def test_keys_made_and_revoked_beside_a_running_server(medley: Medley, dat
 
 
 async def until_closed(medley: Medley, key: str = "") -> None:
-    """Wait until the server has seen a change of its keys; the test fails if it takes two seconds."""
-    async with asyncio.timeout(2):
+    """Wait until the server has seen a change of its keys; it takes one; a busy machine gets more."""
+    async with asyncio.timeout(10):
         while (await medley("adapters", "list", key=key)).exit_code == 0:
             pass
     said = await fail(medley("adapters", "list", key=key))
@@ -133,6 +133,6 @@ async def until_closed(medley: Medley, key: str = "") -> None:
 
 
 async def until_accepted(medley: Medley, key: str) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while (await medley("adapters", "list", key=key)).exit_code != 0:
             pass
