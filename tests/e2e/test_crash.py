@@ -13,6 +13,9 @@ import pytest
 from tests.fixtures.adapter_changes import Kind
 from tests.fixtures.crash_driver import CrashDriver
 from tests.fixtures.left_behind import Places, staged
+from tests.fixtures.mortal_postgres import mortal_postgres
+from tests.fixtures.postgres import running_postgres
+from tests.fixtures.s3 import running_s3
 from tests.fixtures.server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
@@ -20,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 GRACE_S = 4.0
 SWEEP_EVERY_S = 0.5
+NUM_OUTAGES = 4
+PATIENCE_S = 60.0
 # Beyond the grace: one more sweep, an object store's whole seconds, and a slow machine.
 LATE_S = SWEEP_EVERY_S + 1.0 + 5.0
 
@@ -72,3 +77,33 @@ async def test_killed_server_on_sqlite_and_a_local_store_loses_nothing(tmp_path:
     server = ServerProcess(tmp_path / "server", settings_of())
     places = Places(f"sqlite:///{server.data_dir / 'registry.db'}", (server.data_dir / "store").as_uri())
     await kill_again_and_again(CrashDriver(server, seed=1), places, 30, tmp_path / "copies")
+
+
+async def test_killed_server_on_postgresql_and_s3_loses_nothing(tmp_path: Path) -> None:
+    with running_postgres() as postgres, running_s3() as s3:
+        places = Places(postgres.url(postgres.make_database()), s3.new_bucket(), s3.options)
+        server = ServerProcess(tmp_path / "server", settings_of(places))
+        await kill_again_and_again(CrashDriver(server, seed=2), places, 20, tmp_path / "copies")
+
+
+async def test_killed_postgresql_leaves_inference_alone_and_loses_nothing(tmp_path: Path) -> None:
+    with mortal_postgres() as postgres:
+        running = postgres.start()
+        places = Places(running.url(running.make_database()), (tmp_path / "store").as_uri())
+        driver = CrashDriver(ServerProcess(tmp_path / "server", settings_of(places)), seed=3)
+        await driver.start()
+        try:
+            for _ in range(NUM_OUTAGES):
+                await driver.outage(postgres)
+                async with asyncio.timeout(PATIENCE_S):
+                    while places.half_versions():  # noqa: ASYNC110 - the server is another process
+                        await asyncio.sleep(SWEEP_EVERY_S)
+                await driver.caught_up(places.state)
+                await check_all(driver, places)
+            num_blobs = await asyncio.to_thread(places.check_bytes, tmp_path / "copies")
+            assert await driver.server.stop() == 0
+        finally:
+            driver.server.kill()
+    _log.info("%d outages; %s; %d blobs verified", NUM_OUTAGES, driver.tally, num_blobs)
+    assert driver.tally.num_refused >= NUM_OUTAGES
+    assert driver.tally.num_asked_in_outages >= NUM_OUTAGES
