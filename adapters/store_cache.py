@@ -20,7 +20,7 @@ import time
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -60,8 +60,9 @@ class LocalBlobs:
         self._gates: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         folder.mkdir(parents=True, exist_ok=True)
         self._remove_temporaries(_ABANDONED_AFTER_S)
-        for digest in sorted(self._digests(), key=lambda digest: (folder / digest).stat().st_mtime):
-            self._sizes[digest] = sum(path.stat().st_size for path in (folder / digest).iterdir())
+        if max_bytes is not None:
+            for digest in sorted(self._digests(), key=lambda digest: -_age_s(folder / digest)):
+                self._sizes[digest] = sum(path.stat().st_size for path in (folder / digest).iterdir())
 
     def pin(self, digest: str) -> None:
         """Keep a blob, there or yet to come, from being evicted or swept by this process; counted."""
@@ -266,8 +267,9 @@ class LocalBlobs:
     def _remove_temporaries(self, older_than_s: float) -> None:
         """Remove what a process that died left behind; young folders may belong to one that lives."""
         for folder in self._folder.glob(f"{_TEMPORARY_PREFIX}*"):
-            if min((_age_s(path) for path in (folder, *folder.glob("*"))), default=0.0) >= older_than_s:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # the process it belongs to is done with it
+                if min(_age_s(path) for path in (folder, *folder.iterdir())) >= older_than_s:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def files_of(folder: Path) -> dict[str, Path]:

@@ -1,6 +1,8 @@
 """Blobs by digest: atomic, idempotent, verified, on a local disk and through fsspec."""
 
 import os
+import subprocess
+import sys
 import threading
 import uuid
 from pathlib import Path
@@ -211,3 +213,40 @@ def test_open_of_an_impossible_place_is_a_store_error(tmp_path: Path) -> None:
     for url in (str(tmp_path / "file" / "root"), "nonsense://bucket"):
         with pytest.raises(StoreError):
             AdapterStore(url, tmp_path / "cache")
+
+
+_PUT_IN_A_LOOP = """
+import os, sys
+from pathlib import Path
+from adapters.store import AdapterStore
+store = AdapterStore(sys.argv[1], Path(sys.argv[2]))
+for _ in range(150):
+    digest = store.put(Path(sys.argv[3]))
+    assert (store.local_path(digest) / "card.md").read_text() == "# card"
+    os.utime(Path(sys.argv[1]) / digest, (1, 1))  # it seems to have been put long ago: a sweep may take it now
+"""
+_SWEEP_IN_A_LOOP = """
+import sys
+from pathlib import Path
+from adapters.store import AdapterStore
+store = AdapterStore(sys.argv[1], Path(sys.argv[2]))
+print("ready", flush=True)
+removed = 0
+while not Path(sys.argv[3]).exists():
+    removed += len(store.sweep(frozenset, older_than_s=3600))
+print(removed)
+"""
+
+
+def test_put_in_one_process_is_never_lost_to_a_sweep_in_another(adapter: Path, tmp_path: Path) -> None:
+    root, local, done = str(tmp_path / "root"), str(tmp_path / "local"), tmp_path / "done"
+    run = [sys.executable, "-c"]
+    with subprocess.Popen([*run, _SWEEP_IN_A_LOOP, root, local, str(done)], stdout=subprocess.PIPE, text=True) as sweep:
+        assert sweep.stdout is not None
+        assert sweep.stdout.readline() == "ready\n"
+        code = subprocess.run([*run, _PUT_IN_A_LOOP, root, local, str(adapter)], check=False, timeout=120).returncode
+        done.touch()
+        num_removed = int(sweep.stdout.read())
+    assert code == 0
+    assert num_removed > 10
+    assert _leftovers(tmp_path) == []
