@@ -345,8 +345,8 @@ def test_unpack_of_spoilt_archives_raises_nothing_but_adapter_errors(
     data: bytes, changes: list[tuple[int, bytes, int]], repair: bool, unpack: Unpack, tmp_path: Path
 ) -> None:
     spoilt = bytearray(data)
-    for start, piece, num_bytes in changes:
-        start %= len(spoilt) + 1
+    for number, piece, num_bytes in changes:
+        start = number % (len(spoilt) + 1)
         spoilt[start : start + num_bytes] = piece
     if repair and spoilt[156:157]:
         # With a right sum a spoilt tar header gets past the first check.
