@@ -34,6 +34,9 @@ class CatalogConfig:
         allowed_sources: Prefixes of the sources adapters may be fetched from, as ``hf://`` or ``s3://bucket/folder/``.
         source_options: Scheme → what is needed to get there: end point, keys, token.
         drain_s: Longest wait of a forced deletion for requests that run on the version.
+
+    Raises:
+        InvalidArgumentError: If no upload could ever end well.
     """
 
     max_num_uploads: int = 4
@@ -42,6 +45,11 @@ class CatalogConfig:
     allowed_sources: tuple[str, ...] = ("hf://",)
     source_options: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
     drain_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would refuse every upload."""
+        if self.max_num_uploads < 1 or self.upload_lease_s <= 0:
+            raise InvalidArgumentError("catalog.max_num_uploads and catalog.upload_lease_s must be over 0")
 
 
 class AdapterCatalog:

@@ -15,6 +15,7 @@ from adapters.errors import AdapterError
 from adapters.registry import Registry
 from adapters.store import AdapterStore
 from server.access.keys import KeyRing
+from server.core.errors import InvalidArgumentError
 from server.service.directory import AdapterDirectory
 
 _log = logging.getLogger(__name__)
@@ -29,10 +30,18 @@ class RegistryConfig:
     Attributes:
         url: Database URL; empty means SQLite in the data directory.
         poll_s: Seconds between two looks at what other servers changed.
+
+    Raises:
+        InvalidArgumentError: If ``poll_s`` is not over 0.
     """
 
     url: str = field(default="", repr=False)
     poll_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse to look without a pause."""
+        if self.poll_s <= 0:
+            raise InvalidArgumentError("registry.poll_s must be over 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,9 @@ class StoreConfig:
         sweep_grace_s: Age from which bytes without a name are removed; more than an upload takes from bytes to name.
         sweep_every_s: Seconds between two sweeps.
         options: What fsspec needs to reach a remote store: ``endpoint_url``, keys, ``token``.
+
+    Raises:
+        InvalidArgumentError: If a time is not over 0.
     """
 
     url: str = ""
@@ -52,6 +64,11 @@ class StoreConfig:
     sweep_grace_s: float = 3600.0
     sweep_every_s: float = 600.0
     options: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse to sweep without a pause, or what is just being put."""
+        if self.sweep_every_s <= 0 or self.sweep_grace_s <= 0:
+            raise InvalidArgumentError("store.sweep_every_s and store.sweep_grace_s must be over 0")
 
 
 class Upkeep:

@@ -78,6 +78,38 @@ def test_settings_file_that_is_missing_or_of_another_kind_is_refused(tmp_path: P
         load_settings(tmp_path / name)
 
 
+def test_settings_of_shared_places_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "REGISTRY__URL": "postgresql://me:secret@host/name",
+        "STORE__URL": "s3://bucket/folder",
+        "STORE__OPTIONS__KEY": "secret",
+        "CATALOG": '{"allowed_sources": ["s3://bucket/"]}',
+        "CATALOG__SOURCE_OPTIONS__S3__KEY": "secret",
+        "ACCESS__ALLOW_OPEN": "true",
+    }.items():
+        monkeypatch.setenv(f"MEDLEY_{name}", value)
+    settings = load_settings()
+    assert settings.store.options == {"key": "secret"}
+    assert settings.catalog.allowed_sources == ("s3://bucket/",)
+    assert settings.catalog.source_options == {"s3": {"key": "secret"}}
+    assert settings.access.allow_open
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"store": {"sweep_every_s": 0}}, r"store\.sweep_every_s"),
+        ({"registry": {"poll_s": 0}}, r"registry\.poll_s"),
+        ({"catalog": {"upload_lease_s": -1}}, r"catalog\.upload_lease_s"),
+        ({"tls": {"cert_file": "a.pem"}}, r"tls\.cert_file"),
+    ],
+)
+def test_settings_of_shared_places_out_of_range_are_refused(given: dict[str, object], named: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=named):
+        load_settings(None, given)
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().port = 1  # type: ignore[misc]

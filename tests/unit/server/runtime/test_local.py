@@ -102,7 +102,7 @@ async def test_port_that_is_taken_stops_the_whole_server_with_that_cause(
 async def test_front_end_that_breaks_takes_the_server_down_with_its_error(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*args: object) -> None:
+    async def broken(*args: object, **_options: object) -> None:
         args[3](1)  # type: ignore[operator]
         await asyncio.sleep(0.1)
         raise RuntimeError("broken wire")
