@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from adapters import audit
 from adapters.errors import StoreError
-from adapters.registry import Registry
+from adapters.registry import AdapterRecord, Registry
 from adapters.registry_schema import VERSIONS
 from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.registry import ANNA, Clock, add_version, digest
@@ -75,6 +75,23 @@ def test_changes_of_two_servers_in_turn_are_all_seen(registry: Registry, open_re
     assert [record.name for record in registry.list()] == ["rest"]
     registry.refresh()
     assert [record.name for record in registry.list()] == ["more", "rest"]
+
+
+def test_own_change_does_not_hide_a_later_one_that_was_seen_first(
+    registry: Registry, open_registry: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_registry("other")
+    add_version(registry, "news", 1, "stable")
+    publish = registry._copy._publish
+
+    def publish_late(counter: int, record: AdapterRecord) -> None:
+        other.set_alias("news", "later", 1, ANNA)
+        registry.refresh()
+        publish(counter, record)
+
+    monkeypatch.setattr(registry._copy, "_publish", publish_late)
+    assert registry.set_alias("news", "first", 1, ANNA).aliases == {"stable": 1, "first": 1}
+    assert registry.get("news").aliases == {"stable": 1, "first": 1, "later": 1}
 
 
 def test_refresh_on_an_older_copy_of_the_database_forgets_what_is_not_in_it(registry: Registry) -> None:
@@ -254,7 +271,7 @@ def test_lease_without_news_does_not_ask_the_database(
 
 def test_process_killed_while_it_writes_keeps_what_was_answered(database_url: str) -> None:
     script = textwrap.dedent(f"""
-        from adapters.registry import Registry
+        from adapters.registry import AdapterRecord, Registry
         from tests.fixtures.registry import add_version
         registry = Registry({database_url!r}, instance="mine")
         for number in range(10_000):
