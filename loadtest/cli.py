@@ -73,10 +73,7 @@ def loadtest(
         raise typer.BadParameter(str(error)) from error
     if not planned:
         raise typer.BadParameter("no request arrives within this duration at this rate")
-    try:
-        client = create_client(protocol, address, Credentials(key, ca_file.read_text() if ca_file else ""))
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"cannot read {ca_file}: {error}") from error
+    client = _client(protocol, address, key, ca_file)
     config = RunnerConfig(stream, timeout_s, max_in_flight, max_new_tokens)
     console = Console()
     try:
@@ -93,6 +90,18 @@ def loadtest(
         json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     if not report.total.outcomes[Outcome.COMPLETED]:
         raise typer.Exit(1)
+
+
+def _client(protocol: WireProtocol, address: str, key: str, ca_file: Path | None) -> MedleyClient:
+    """Return an unopened client.
+
+    Raises:
+        typer.BadParameter: If the authority's certificate cannot be read.
+    """
+    try:
+        return create_client(protocol, address, Credentials(key, ca_file.read_text() if ca_file else ""))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"cannot read {ca_file}: {error}") from error
 
 
 def _asked(params: Mapping[str, object]) -> dict[str, object]:

@@ -18,6 +18,8 @@ from loadtest.demo.tables import render_dialogue, render_failures, render_many, 
 from loadtest.examples import SHIPPED_EXAMPLES, Example, ExampleFileError, read_examples
 
 _UPLOADED_ADAPTER = "tweetsumm"
+# Whatever database and store the environment names for a real server are none of the demo's business.
+_OWN_DATA = ("--registry-url", "", "--store-url", "")
 # Where output is not a terminal there is no width to ask for; the tables need this much.
 _PLAIN_WIDTH = 150
 
@@ -44,7 +46,7 @@ def demo(
     if not console.is_terminal:
         console = Console(width=_PLAIN_WIDTH)
     with tempfile.TemporaryDirectory(prefix="medley-demo-") as folder:
-        server = ServerProcess(ServerConfig(Path(folder)))
+        server = ServerProcess(ServerConfig(Path(folder), _OWN_DATA))
         try:
             result = asyncio.run(_run(server, examples, at_once, console))
         except (ServerFailedError, ClientError) as error:

@@ -105,6 +105,21 @@ def test_revoked_key_is_refused_and_stays_in_the_list(data_dir: Path) -> None:
     assert token.rpartition("_")[2] not in table + json.dumps(listed)
 
 
+def test_database_elsewhere_is_found_by_option_environment_or_file(tmp_path: Path, data_dir: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    (tmp_path / "medley.toml").write_text(f'[registry]\nurl = "{url}"\n')
+    command = ["keys", "list", "--json", "--data-dir", str(data_dir)]
+    made = CliRunner().invoke(app, ["keys", "create", "--name", "a", "--scope", "read", "--registry-url", url])
+    assert made.exit_code == 0
+    found = [
+        CliRunner().invoke(app, [*command, "--registry-url", url]),
+        CliRunner().invoke(app, [*command, "--config", str(tmp_path / "medley.toml")]),
+        CliRunner().invoke(app, command, env={"MEDLEY_REGISTRY__URL": url}),
+    ]
+    assert [len(json.loads(done.stdout)["keys"]) for done in found] == [1, 1, 1]
+    assert not data_dir.exists()
+
+
 def test_list_of_nothing_says_what_to_do(data_dir: Path) -> None:
     assert "medley keys create" in run(data_dir, "list").stdout
 
