@@ -126,7 +126,7 @@ def fetch_source(
     limits = _Limits(max_file_bytes, max_text_bytes, time.monotonic() + timeout_s)
     with emptied_on_error(into):
         if parsed.scheme == "file":
-            _copy_folder(parsed, Path(prefix.removeprefix("file://")), into, limits)
+            _copy_folder(parsed, Path("/", prefix.removeprefix("file://")), into, limits)
         else:
             _download(parsed, into, limits, (options or {}).get(parsed.scheme, {}))
 

@@ -2,7 +2,8 @@
 
 Put is atomic, every read is verified against the digest, corrupt bytes are put away and never served: a corrupt local
 copy is fetched again, a corrupt blob of the store itself is reported. Local blobs are served from their place; copies
-of a remote store are kept under a limit, the least recently used go first and are fetched again when needed.
+of a remote store are kept under a limit, the least recently used go first and are fetched again when needed. A hub
+(``hf://owner/repo/folder``) makes a commit of every file put: good for tens of adapters a day, not for thousands.
 
 Knows no names and no versions (``adapters.registry`` does) and does not validate adapters (``adapters.codec`` does).
 Methods may be called from any thread and any number of processes; all but ``pin``, ``unpin`` and ``verified_path``

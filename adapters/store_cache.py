@@ -212,7 +212,10 @@ class LocalBlobs:
         try:
             with self._exclusive():
                 path = self._folder / digest
-                if not path.is_dir() or (older_than_s is not None and _age_s(path) < older_than_s):
+                if not path.is_dir():
+                    self._forget(digest)
+                    return False
+                if older_than_s is not None and _age_s(path) < older_than_s:
                     return False
                 with self._lock:
                     # From here on `known` denies it, so whoever pins it now asks `find` and waits at the gate.

@@ -268,13 +268,13 @@ def test_fetch_of_what_is_not_allowed_is_refused(source: str, allowed: tuple[str
         fetch_source(source, into, allowed=allowed, max_file_bytes=1, max_text_bytes=1)
 
 
-@pytest.mark.parametrize("prefix", ["", "/", "/news", "/news/"])
+@pytest.mark.parametrize("prefix", ["file://", "file:///", "{}", "{}/", "{}/news", "{}/news/"])
 def test_fetch_under_an_allowed_folder_is_taken(prefix: str, into: Path, tmp_path: Path) -> None:
     folder = tmp_path / "allowed" / "news"
     folder.mkdir(parents=True)
     for name, data in FILES.items():
         (folder / name).write_bytes(data)
-    _fetch(f"{folder.as_uri()}/", into, allowed=(f"{(tmp_path / 'allowed').as_uri()}{prefix}",))
+    _fetch(f"{folder.as_uri()}/", into, allowed=(prefix.format((tmp_path / "allowed").as_uri()),))
     assert _contents(into) == FILES
 
 

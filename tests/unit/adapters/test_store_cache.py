@@ -1,5 +1,7 @@
 """Local copies of a shared store: kept while in use, given up when there are too many, fetched again when needed."""
 
+import os
+import shutil
 import threading
 import time
 import uuid
@@ -211,6 +213,39 @@ def test_pin_and_verified_path_cost_microseconds_while_a_blob_is_fetched(
         go_on.set()
         fetched.result()
     assert sorted(times_s)[len(times_s) // 2] < 50e-6
+
+
+def test_copy_gets_its_name_after_its_bytes_have_reached_the_disk(
+    store: AdapterStore, digests: list[str], local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, rename, synced = os.fsync, Path.rename, []
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    def check(self: Path, target: Path) -> Path:
+        assert {*self.iterdir(), self} <= set(synced)
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "rename", check)
+    store.local_path(digests[0])
+    assert synced[-1] == local
+
+
+def test_copy_that_somebody_removed_is_fetched_again_and_takes_no_room(
+    store: AdapterStore, digests: list[str], local: Path
+) -> None:
+    one, two, three = digests
+    store.local_path(one)
+    store.local_path(two)
+    shutil.rmtree(local / one)
+    store.local_path(three)
+    assert _here(local) == {two, three}
+    assert store.verified_path(one) is None
+    assert store.local_path(one).is_dir()
+    assert _here(local) == {three, one}
 
 
 def test_read_file_gives_small_files_only(store: AdapterStore, digests: list[str], tmp_path: Path) -> None:
