@@ -8,7 +8,7 @@ Source:
 """
 
 from fastapi import APIRouter
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 
 from adapters.errors import AdapterNotFoundError
 from adapters.registry import DEFAULT_ALIAS, VersionState
@@ -23,13 +23,14 @@ from server.service.uploads import UploadService
 
 def vllm_routes(catalog: AdapterCatalog, uploads: UploadService) -> APIRouter:
     """Return the router."""
-    router = APIRouter(tags=["vllm"], default_response_class=PlainTextResponse)
+    router = APIRouter(tags=["vllm"], responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 
     @router.post(
         "/v1/load_lora_adapter",
+        response_class=Response,
         responses=refusals(ErrorCode.FAILED_PRECONDITION, ErrorCode.DEADLINE_EXCEEDED, with_body=True),
     )
-    async def load_lora_adapter(principal: Calling, body: LoadBody) -> str:
+    async def load_lora_adapter(principal: Calling, body: LoadBody) -> PlainTextResponse:
         """Fetch an adapter from a source and serve it under a name."""
         if not body.load_inplace and await _ready_versions(catalog, principal, body.lora_name):
             raise InvalidArgumentError(
@@ -37,21 +38,23 @@ def vllm_routes(catalog: AdapterCatalog, uploads: UploadService) -> APIRouter:
                 "If you want to load the adapter in place, set 'load_inplace' to True.",
                 param="lora_name",
             )
-        await uploads.from_source(principal, body.lora_name, body.lora_path, alias=DEFAULT_ALIAS)
-        return f"Success: LoRA adapter '{body.lora_name}' added successfully."
+        source = f"file://{body.lora_path}" if body.lora_path.startswith("/") else body.lora_path
+        await uploads.from_source(principal, body.lora_name, source, alias=DEFAULT_ALIAS)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @router.post(
         "/v1/unload_lora_adapter",
+        response_class=Response,
         responses=refusals(ErrorCode.NOT_FOUND, ErrorCode.FAILED_PRECONDITION, with_body=True),
     )
-    async def unload_lora_adapter(principal: Calling, body: UnloadBody) -> str:
+    async def unload_lora_adapter(principal: Calling, body: UnloadBody) -> PlainTextResponse:
         """Retire every version of a name."""
         versions = await _ready_versions(catalog, principal, body.lora_name)
         if not versions:
             raise NotFoundError(f"The lora adapter '{body.lora_name}' cannot be found.", param="lora_name")
         for version in versions:
             await catalog.delete(principal, body.lora_name, version, force=True)
-        return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     return router
 
