@@ -26,10 +26,7 @@ _WAITS_S = (0.5, 1.0, 2.0, 4.0)
 _MAX_WAIT_S = 30.0
 # A server checks an upload, runs it and may have to fetch it from far before it answers.
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=900.0)
-_NEXT_STEPS: Mapping[str, str] = {
-    ErrorCode.UNAUTHENTICATED: "give a key by MEDLEY_KEY or --key-file; `medley keys create` makes one",
-    ErrorCode.PERMISSION_DENIED: "`medley keys list` shows what each key may do",
-}
+_HOW_TO_GET_A_KEY = "give a key by MEDLEY_KEY or --key-file; `medley keys create` makes one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +68,14 @@ class ServerClient:
 
     Args:
         options: Where the server is and who calls.
-        transport: What carries the requests in place of the network.
     """
 
-    def __init__(self, options: ServerOptions, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, options: ServerOptions) -> None:
         """Read the certificates; the connection is made on use."""
         self._url = options.url
         headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
         try:
-            self._http = httpx.Client(
-                base_url=options.url, headers=headers, timeout=_TIMEOUT, transport=transport, verify=_trust(options)
-            )
+            self._http = httpx.Client(base_url=options.url, headers=headers, timeout=_TIMEOUT, verify=_trust(options))
         except OSError as error:
             fail(ErrorCode.INVALID_ARGUMENT, f"cannot read the certificates: {error}")
         except httpx.InvalidURL as error:
@@ -191,7 +185,7 @@ def _refuse(answer: httpx.Response) -> NoReturn:
             ErrorCode.INTERNAL,
             f"HTTP {answer.status_code} from {answer.url.host}, which says no more; is --server right?",
         )
-    next_step = _NEXT_STEPS.get(code, "")
+    next_step = _HOW_TO_GET_A_KEY if code == ErrorCode.UNAUTHENTICATED else ""
     if "retry-after" in answer.headers:
         next_step = f"try again in {_retry_after_s(answer):g} s"
     fail(code, f"{message} ({next_step})" if next_step else message)
