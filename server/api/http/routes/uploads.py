@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from server.api.http.call import Calling
+from server.api.http.call import Calling, until_disconnect
 from server.api.http.errors import body_too_large, content_type_not_taken, invalid_body, refusals
 from server.api.http.multipart import MultipartReader, PartData
 from server.api.http.wire.adapter_bodies import (
@@ -94,7 +94,7 @@ def upload_routes(uploads: UploadService) -> APIRouter:
         labels = _Labels(alias or None, tags)
         if kind == _JSON:
             body = await _source(request)
-            version = await uploads.from_source(
+            fetching = uploads.from_source(
                 principal,
                 name,
                 body.source,
@@ -102,7 +102,7 @@ def upload_routes(uploads: UploadService) -> APIRouter:
                 tags=tuple(body.tags) or _listed(labels.tags),
                 idempotency_key=key,
             )
-            return version_wire(version)
+            return version_wire(await until_disconnect(request.receive, fetching))
         reader = MultipartReader(request.headers["content-type"]) if kind == _FORM else None
         async with uploads.stage(principal, name) as staged:
             if reader is None:
@@ -110,8 +110,8 @@ def upload_routes(uploads: UploadService) -> APIRouter:
                     await staged.write_archive(data)
             else:
                 await _receive(reader.read(_bytes(request)), staged, labels)
-            version = await uploads.commit(staged, alias=labels.alias, tags=_listed(labels.tags), idempotency_key=key)
-            return version_wire(version)
+            checking = uploads.commit(staged, alias=labels.alias, tags=_listed(labels.tags), idempotency_key=key)
+            return version_wire(await until_disconnect(request.receive, checking))
 
     return router
 

@@ -7,12 +7,12 @@ Source:
     https://docs.vllm.ai/en/stable/features/lora/#dynamically-serving-lora-adapters
 """
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from adapters.errors import AdapterNotFoundError
 from adapters.registry import DEFAULT_ALIAS, VersionState
-from server.api.http.call import Calling
+from server.api.http.call import Calling, until_disconnect
 from server.api.http.errors import refusals
 from server.api.http.wire.adapter_bodies import LoadBody, UnloadBody
 from server.core.errors import ErrorCode, InvalidArgumentError, NotFoundError
@@ -30,7 +30,7 @@ def vllm_routes(catalog: AdapterCatalog, uploads: UploadService) -> APIRouter:
         response_class=Response,
         responses=refusals(ErrorCode.FAILED_PRECONDITION, ErrorCode.DEADLINE_EXCEEDED, with_body=True),
     )
-    async def load_lora_adapter(principal: Calling, body: LoadBody) -> PlainTextResponse:
+    async def load_lora_adapter(request: Request, principal: Calling, body: LoadBody) -> PlainTextResponse:
         """Fetch an adapter from a source and serve it under a name."""
         if not body.load_inplace and await _ready_versions(catalog, principal, body.lora_name):
             raise InvalidArgumentError(
@@ -39,7 +39,8 @@ def vllm_routes(catalog: AdapterCatalog, uploads: UploadService) -> APIRouter:
                 param="lora_name",
             )
         source = f"file://{body.lora_path}" if body.lora_path.startswith("/") else body.lora_path
-        await uploads.from_source(principal, body.lora_name, source, alias=DEFAULT_ALIAS)
+        fetching = uploads.from_source(principal, body.lora_name, source, alias=DEFAULT_ALIAS)
+        await until_disconnect(request.receive, fetching)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @router.post(

@@ -74,13 +74,34 @@ async def test_message_over_its_limit_is_refused(channel: aio.Channel) -> None:
 
 
 HEADER = adapter_pb2.UploadAdapterRequest(header=adapter_pb2.UploadHeader(name="one"))
+ARCHIVE = adapter_pb2.UploadAdapterRequest(archive=b"x")
 CHUNK = adapter_pb2.UploadAdapterRequest(chunk=adapter_pb2.FileChunk(file_name="adapter_config.json", data=b"{}"))
 
 
 @pytest.mark.parametrize(
     "messages",
-    [[], [CHUNK], [HEADER, HEADER], [HEADER, CHUNK, HEADER], [adapter_pb2.UploadAdapterRequest()]],
-    ids=["nothing", "no-header", "two-headers", "late-header", "empty-message"],
+    [
+        [],
+        [CHUNK],
+        [ARCHIVE],
+        [HEADER, HEADER],
+        [HEADER, CHUNK, HEADER],
+        [adapter_pb2.UploadAdapterRequest()],
+        [HEADER, adapter_pb2.UploadAdapterRequest()],
+        [HEADER, CHUNK, ARCHIVE],
+        [HEADER, ARCHIVE, CHUNK],
+    ],
+    ids=[
+        "nothing",
+        "no-header",
+        "no-header-of-archive",
+        "two-headers",
+        "late-header",
+        "empty-message",
+        "empty-part",
+        "archive-after-files",
+        "files-after-archive",
+    ],
 )
 async def test_upload_out_of_order_is_an_invalid_argument(
     channel: aio.Channel, messages: list[adapter_pb2.UploadAdapterRequest]

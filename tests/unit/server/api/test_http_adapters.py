@@ -137,6 +137,28 @@ class TestUploads:
             while (await client.get("/v1/adapters/gone")).status_code != 404:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
+    @pytest.mark.parametrize("path", ["/v1/adapters/slow/versions", "/v1/load_lora_adapter"])
+    async def test_caller_who_goes_away_while_a_source_is_fetched_ends_it(
+        self, server: RunningServer, monkeypatch: pytest.MonkeyPatch, path: str
+    ) -> None:
+        began, ended = asyncio.Event(), asyncio.Event()
+
+        async def fetch_for_ever(*_: object, **__: object) -> None:
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        monkeypatch.setattr(server.container.services.uploads, "from_source", fetch_for_ever)
+        body = {"source": "hf://a/b"} if "versions" in path else {"lora_name": "slow", "lora_path": "hf://a/b"}
+        async with httpx.AsyncClient(base_url=server.http) as client, asyncio.timeout(5):
+            call = asyncio.create_task(client.post(path, json=body))
+            await began.wait()
+            assert not ended.is_set()
+            call.cancel()
+            await ended.wait()
+
 
 class TestParameters:
     @pytest.mark.parametrize("version", ["0", "-1", "1.5", "x", "9" * 30, "%00"])
