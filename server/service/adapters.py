@@ -230,3 +230,7 @@ def change_by(principal: Principal, idempotency_key: str) -> Change:
 def _check_seen(principal: Principal, name: str) -> None:
     if not principal.sees(name):
         raise no_adapter(name)
+
+
+def _has_tag(record: AdapterRecord, tag: str) -> bool:
+    return any(tag in version.tags for version in record.versions if version.state is VersionState.READY)

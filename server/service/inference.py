@@ -6,7 +6,7 @@ Every refusal is raised here, before any output. Event loop's thread only; what 
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from adapters import prompting
@@ -35,6 +35,7 @@ from server.service.health import HealthService
 from server.service.tokenizer import Tokenizer
 
 OK = "OK"
+_MAX_NUM_TOKENIZING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ class InferenceService:
         self._metrics = metrics
         self._config = config
         self._num_opening = 0
+        # Its own: in the common one, changes may wait for a database that does not answer.
+        self._pool = ThreadPoolExecutor(_MAX_NUM_TOKENIZING, thread_name_prefix="tokenize")
 
     async def open(self, principal: Principal, request: GenerationRequest) -> Generation:
         """Accept a request; whoever gets a generation must close it.
@@ -192,7 +195,7 @@ class InferenceService:
     async def _tokenize(self, prompt: str) -> list[int]:
         if len(prompt) <= self._config.inline_text_chars:
             return self._tokenizer.encode(prompt)
-        return await asyncio.to_thread(self._tokenizer.encode, prompt)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._tokenizer.encode, prompt)
 
     def _check_length(self, num_tokens: int, adapters: Sequence[ServableAdapter]) -> None:
         num_virtual_tokens = sum(adapter.resolved.num_encoder_tokens for adapter in adapters)

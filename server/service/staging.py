@@ -34,6 +34,7 @@ class StagedUpload:
         root: A folder of its own, made by :meth:`open`.
         principal: Who uploads.
         record: The version it is to become.
+        clock: Ends it when it takes too long.
         limits: How large the files may be.
         pool: Where disk work runs.
 
@@ -43,11 +44,19 @@ class StagedUpload:
     """
 
     def __init__(
-        self, root: Path, principal: Principal, record: VersionRecord, limits: CodecLimits, pool: Executor
+        self,
+        root: Path,
+        *,
+        principal: Principal,
+        record: VersionRecord,
+        clock: asyncio.Timeout,
+        limits: CodecLimits,
+        pool: Executor,
     ) -> None:
         """Start without files."""
         self.principal = principal
         self.record = record
+        self.clock = clock
         self.committed = False
         self.folder = root / "files"
         self._root = root

@@ -84,7 +84,6 @@ class UploadService:
         self._metrics = metrics
         self._config = config
         self._num_uploads = 0
-        self._clocks: dict[StagedUpload, asyncio.Timeout] = {}
         self._cleanings: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(config.max_num_uploads, thread_name_prefix="upload")
 
@@ -239,8 +238,14 @@ class UploadService:
             async with clock:
                 # Shielded, so that a version begun for a caller who is gone is known, and forgotten.
                 record = await asyncio.shield(begun)
-                staged = StagedUpload(self._staging.place(), principal, record, self._limits, self._pool)
-                self._clocks[staged] = clock
+                staged = StagedUpload(
+                    self._staging.place(),
+                    principal=principal,
+                    record=record,
+                    clock=clock,
+                    limits=self._limits,
+                    pool=self._pool,
+                )
                 await staged.open()
                 yield staged
         except TimeoutError as error:
@@ -259,7 +264,7 @@ class UploadService:
 
     async def _complete(self, staged: StagedUpload, complete: Callable[[], VersionRecord]) -> VersionRecord:
         # From here on it counts: neither the clock nor a caller who goes away leaves it undecided.
-        self._clocks[staged].reschedule(None)
+        staged.clock.reschedule(None)
 
         async def completed() -> VersionRecord:
             record = await asyncio.to_thread(complete)
@@ -270,8 +275,6 @@ class UploadService:
 
     async def _clean_away(self, begun: "asyncio.Task[VersionRecord]", staged: StagedUpload | None) -> None:
         """Remove an upload's bytes and, unless it was committed, its version; wait for it, but not for ever."""
-        if staged is not None:
-            del self._clocks[staged]
         cleanings = [asyncio.create_task(self._free(staged))]
         if staged is None or not staged.committed:
             cleanings.append(asyncio.create_task(self._abandon(begun)))

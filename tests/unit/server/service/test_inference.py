@@ -1,6 +1,7 @@
 """Opening and running requests: refusals, exactly one terminal chunk, nothing left behind."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -373,3 +374,16 @@ async def test_metrics_count_requests_tokens_and_latencies(room: Room, ask: AskF
 
 def test_default_sampling_fits_the_default_engine() -> None:
     assert SamplingParams().max_new_tokens <= FakeEngineConfig().max_new_tokens
+
+
+async def test_long_text_does_not_wait_behind_changes_that_wait_for_the_database(
+    make_room: MakeRoom, ask: AskFor
+) -> None:
+    room, gate = await make_room(inference=InferenceConfig(inline_text_chars=0)), threading.Event()
+    waiting = [asyncio.create_task(asyncio.to_thread(gate.wait, 10)) for _ in range(64)]
+    await asyncio.sleep(0)
+    try:
+        assert (await asyncio.wait_for((await room.open(ask())).result(), 5)).text == "base: hello there"
+    finally:
+        gate.set()
+        await asyncio.gather(*waiting)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -257,6 +258,21 @@ async def test_upload_that_takes_too_long_ends_with_its_deadline(make_room: Make
         await endless()
     assert room.nothing_left()
     assert room.counted("medley_adapter_uploads_total", code="DEADLINE_EXCEEDED") == 1
+
+
+async def test_upload_that_is_being_registered_at_its_deadline_counts(
+    make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await make_room(catalog=CatalogConfig(upload_lease_s=1.0))
+    complete = room.registry.complete_version
+
+    def slow(*args: object, **options: object) -> VersionRecord:
+        time.sleep(1.2)
+        return complete(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(room.registry, "complete_version", slow)
+    assert (await room.upload(lora_files(), "lora")).state is VersionState.READY
+    assert room.nothing_left()
 
 
 async def test_time_out_of_a_caller_is_not_taken_for_the_uploads_own(room: Room) -> None:
