@@ -309,20 +309,24 @@ class Registry:
         with as_store_error(), self._reader.begin() as connection:
             return read_live_digests(connection)
 
-    def publish_leases(self, digests: frozenset[str], *, ttl_s: float) -> None:
-        """Tell the other servers which bytes running requests use here, for ``ttl_s``; cheap without news.
+    def publish_leases(self, words: frozenset[str], *, ttl_s: float) -> None:
+        """Tell the other servers what running requests use here, for ``ttl_s``; cheap without news.
+
+        Args:
+            words: One for each thing in use, of at most 64 characters; the servers must agree on what they mean.
+            ttl_s: Seconds they are believed.
 
         Raises:
             StoreError: If the database cannot be written.
         """
         with as_store_error():
-            self._leases.publish(digests, ttl_s)
+            self._leases.publish(words, ttl_s)
 
-    def leased_elsewhere(self, digest: str) -> bool:
-        """Return whether running requests of another server use these bytes, from the database.
+    def leased_elsewhere(self, word: str) -> bool:
+        """Return whether running requests of another server use what the word stands for, from the database.
 
         Raises:
             StoreError: If the database cannot be read.
         """
         with as_store_error():
-            return self._leases.elsewhere(digest)
+            return self._leases.elsewhere(word)

@@ -64,10 +64,10 @@ def read_live_digests(connection: sa.Connection) -> frozenset[str]:
     return frozenset(connection.execute(live.distinct()).scalars())
 
 
-def is_leased_elsewhere(connection: sa.Connection, instance: str, digest: str, now_s: float) -> bool:
-    """Return whether another server says that its requests use these bytes."""
-    theirs = (LEASES.c.digest == digest, LEASES.c.instance != instance, LEASES.c.expires_s >= now_s)
-    return connection.execute(sa.select(LEASES.c.digest).where(*theirs).limit(1)).first() is not None
+def is_leased_elsewhere(connection: sa.Connection, instance: str, word: str, now_s: float) -> bool:
+    """Return whether another server says that its requests use what the word stands for."""
+    theirs = (LEASES.c.word == word, LEASES.c.instance != instance, LEASES.c.expires_s >= now_s)
+    return connection.execute(sa.select(LEASES.c.word).where(*theirs).limit(1)).first() is not None
 
 
 def version_of(row: Mapping[str, Any]) -> VersionRecord:

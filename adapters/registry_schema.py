@@ -88,11 +88,11 @@ IDEMPOTENCY = sa.Table(
     sa.Column("answer", sa.LargeBinary, nullable=False),
     sa.Column("expires_s", sa.Float, nullable=False, index=True),
 )
-# Which bytes each server's running requests use.
+# What each server's running requests use, in words only the servers understand.
 LEASES = sa.Table(
     "leases",
     METADATA,
     sa.Column("instance", sa.String(64), primary_key=True),
-    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("word", sa.String(64), primary_key=True),
     sa.Column("expires_s", sa.Float, nullable=False),
 )

@@ -145,6 +145,6 @@ def _make_leases() -> None:
     op.create_table(
         "leases",
         sa.Column("instance", sa.String(64), primary_key=True),
-        sa.Column("digest", sa.String(64), primary_key=True),
+        sa.Column("word", sa.String(64), primary_key=True),
         sa.Column("expires_s", sa.Float, nullable=False),
     )

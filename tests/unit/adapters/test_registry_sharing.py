@@ -253,6 +253,16 @@ def test_lease_is_seen_by_other_servers_until_it_ends(registry: Registry, open_r
     assert not other.leased_elsewhere(digest(2))
 
 
+def test_lease_of_a_server_that_never_comes_back_is_removed_after_a_day(
+    registry: Registry, open_registry: Opener, clock: Clock
+) -> None:
+    open_registry("gone").publish_leases(frozenset({digest(1)}), ttl_s=10.0)
+    clock.now_s += 24 * 3600.0 + 11.0
+    registry.publish_leases(frozenset({digest(2)}), ttl_s=10.0)
+    with registry._copy._reader.begin() as connection:
+        assert connection.exec_driver_sql("SELECT instance, word FROM leases").all() == [("mine", digest(2))]
+
+
 def test_lease_without_news_does_not_ask_the_database(
     registry: Registry, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
