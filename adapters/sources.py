@@ -23,12 +23,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 from fsspec import AbstractFileSystem
+from fsspec.callbacks import Callback
 from typing_extensions import Buffer
 
 from adapters.adapter_folder import ALLOWED_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters.errors import AdapterError, AdapterTooLargeError, SourceError, SourceNotAllowedError
+from adapters.object_stores import connect
 from adapters.staging_folder import emptied_on_error
 from adapters.strict_json import show
 
@@ -208,14 +209,14 @@ def _open_inside(path: Path, root: Path) -> Iterator[io.BufferedReader]:
 
 def _download(source: _Source, into: Path, limits: _Limits, options: Mapping[str, object]) -> None:
     with _as_source_error():
-        filesystem = fsspec.filesystem(source.scheme, skip_instance_cache=True, **options)
-        sizes = _list(filesystem, source.remote_path)
+        filesystem, folder = connect(f"{source.scheme}://{source.remote_path}", options)
+        sizes = _list(filesystem, folder)
         _check_names(sizes.keys())
         for name, size_bytes in sizes.items():
             limits.check(name, size_bytes)
         for name, size_bytes in sizes.items():
             get = _get_from_s3 if source.scheme == "s3" else _get_from_hub
-            get(filesystem, f"{source.remote_path}/{name}", into / name, limits)
+            get(filesystem, f"{folder}/{name}", into / name, limits)
             if (into / name).stat().st_size != size_bytes:
                 raise SourceError(f"{name} broke off on its way; try again")
 
@@ -251,7 +252,7 @@ class _BoundedFile(io.FileIO):
         return super().write(data)
 
 
-class _Bounded(fsspec.callbacks.Callback):  # type: ignore[misc]
+class _Bounded(Callback):  # type: ignore[misc]
     """Told by fsspec how much it has written; refuses more than the limit."""
 
     def __init__(self, name: str, limits: _Limits) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from adapters.adapter_folder import ALLOWED_FILES, WEIGHTS_FILE, adapter_files
@@ -27,6 +26,7 @@ from adapters.errors import (
     InvalidAdapterReferenceError,
     StoreError,
 )
+from adapters.object_stores import connect
 from adapters.safetensors_file import open_regular
 from adapters.store_cache import LocalBlobs, files_of
 from adapters.store_remote import RemoteBlobs
@@ -57,7 +57,7 @@ class AdapterStore:
     ) -> None:
         """Open the store, making its directories."""
         with _as_store_error("opened"):
-            filesystem, root = _locate(root_url, options or {})
+            filesystem, root = _connect(root_url, options or {})
             if isinstance(filesystem, LocalFileSystem):
                 self._remote = None
                 self._local = LocalBlobs(Path(root), max_bytes=None)
@@ -174,12 +174,11 @@ class AdapterStore:
         )
 
 
-def _locate(url: str, options: Mapping[str, object]) -> tuple[object, str]:
+def _connect(url: str, options: Mapping[str, object]) -> tuple[object, str]:
     try:
-        filesystem, root = fsspec.core.url_to_fs(url, **options)
+        return connect(url, options)
     except (ImportError, TypeError, ValueError) as error:
         raise StoreError(f"the store's address or options cannot be used: {type(error).__name__}") from error
-    return filesystem, str(root)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -20,12 +20,12 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import fsspec
 from fsspec import AbstractFileSystem
 
 from adapters.adapter_folder import ALLOWED_FILES
 from adapters.digest import is_digest
 from adapters.errors import AdapterError, StoreError
+from adapters.object_stores import connect
 
 _MARKER = ".complete"
 _REMOVAL_PREFIX = ".removing-"
@@ -53,7 +53,7 @@ class RemoteBlobs:
         self._url = url
         self._options = dict(options)
         self._of_thread = threading.local()
-        self._root = str(fsspec.core.url_to_fs(url, **self._options)[1]).rstrip("/")
+        self._root = connect(url, options)[1].rstrip("/")
 
     def put(self, digest: str, files: Mapping[str, Path]) -> None:
         """Keep a blob. One that is there already is not sent again, but counts as put now.
@@ -147,7 +147,7 @@ class RemoteBlobs:
         """This thread's own connection: the hub's client may not be shared between threads."""
         filesystem = getattr(self._of_thread, "filesystem", None)
         if filesystem is None:
-            filesystem = fsspec.core.url_to_fs(self._url, skip_instance_cache=True, **self._options)[0]
+            filesystem, _ = connect(self._url, self._options)
             self._of_thread.filesystem = filesystem
         return filesystem
 

@@ -190,7 +190,6 @@ def test_remote_blob_with_foreign_names_gives_the_adapters_files_only(place: Pla
 def test_use_of_a_store_that_is_down_is_a_store_error_without_secrets(adapter: Path, tmp_path: Path) -> None:
     with running_s3() as server:
         place = Place(f"{server.new_bucket()}/adapters", {**server.options, "secret": "not to be told"}, tmp_path)
-        place.options["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
         store = place.server()
         digest = store.put(adapter)
     for use in (lambda: place.server().put(adapter), lambda: place.server().local_path(digest)):
