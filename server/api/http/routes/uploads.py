@@ -4,7 +4,6 @@ Bytes go to disk as they come; this module holds no more than one piece of them.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
@@ -60,21 +59,6 @@ _REFUSALS = refusals(
 )
 
 
-@dataclass(slots=True)
-class _Labels:
-    """What an upload says beside its bytes."""
-
-    alias: str | None
-    tags: str
-
-    def take(self, field: str, value: bytes) -> None:
-        text = value.decode("utf-8", "replace")
-        if field == "alias":
-            self.alias = text or None
-        else:
-            self.tags = text
-
-
 def upload_routes(uploads: UploadService) -> APIRouter:
     """Return the router."""
     router = APIRouter(tags=["adapters"])
@@ -91,26 +75,28 @@ def upload_routes(uploads: UploadService) -> APIRouter:
     ) -> VersionWire:
         """Upload one new version; the bytes of a live version again give that version."""
         kind = _content_type(request)
-        labels = _Labels(alias or None, tags)
         if kind == _JSON:
             body = await _source(request)
             fetching = uploads.from_source(
                 principal,
                 name,
                 body.source,
-                alias=body.alias or labels.alias,
-                tags=tuple(body.tags) or _listed(labels.tags),
+                alias=body.alias or alias,
+                tags=tuple(body.tags) or _listed(tags),
                 idempotency_key=key,
             )
             return version_wire(await until_disconnect(request.receive, fetching))
         reader = MultipartReader(request.headers["content-type"]) if kind == _FORM else None
+        labels = {"alias": alias or "", "tags": tags}
         async with uploads.stage(principal, name) as staged:
             if reader is None:
                 async for data in _bytes(request):
                     await staged.write_archive(data)
             else:
-                await _receive(reader.read(_bytes(request)), staged, labels)
-            checking = uploads.commit(staged, alias=labels.alias, tags=_listed(labels.tags), idempotency_key=key)
+                labels |= await _receive(reader.read(_bytes(request)), staged)
+            checking = uploads.commit(
+                staged, alias=labels["alias"] or None, tags=_listed(labels["tags"]), idempotency_key=key
+            )
             return version_wire(await until_disconnect(request.receive, checking))
 
     return router
@@ -147,24 +133,36 @@ async def _source(request: Request) -> SourceBody:
         raise invalid_body(error) from error
 
 
-async def _receive(parts: AsyncIterator[PartData], staged: StagedUpload, labels: _Labels) -> None:
+async def _receive(parts: AsyncIterator[PartData], staged: StagedUpload) -> dict[str, str]:
+    """Hand a form's files on and return its plain fields."""
+    begun: set[tuple[str, str]] = set()
     fields: dict[str, bytes] = {}
     async for part in parts:
+        if not part.data:
+            _begin(part, begun)
         if part.field == "archive":
             await staged.write_archive(part.data)
-        elif part.field == "files" and part.file_name:
+        elif part.file_name:
             await staged.write(part.file_name, part.data)
         else:
             fields[part.field] = _grown(part, fields.get(part.field, b""))
-    for field, value in fields.items():
-        labels.take(field, value)
+    return {field: value.decode("utf-8", "replace") for field, value in fields.items()}
 
 
-def _grown(part: PartData, before: bytes) -> bytes:
-    if part.field not in _MAX_FIELD_BYTES:
+def _begin(part: PartData, begun: set[tuple[str, str]]) -> None:
+    file = part.field == "archive" or (part.field == "files" and part.file_name)
+    if not file and (part.field not in _MAX_FIELD_BYTES or part.file_name):
         raise InvalidArgumentError(
             f"unknown field {part.field[:64]!r}; send files (with their names), archive, alias and tags", param="body"
         )
-    if len(before) + len(part.data) > _MAX_FIELD_BYTES[part.field]:
-        raise InvalidArgumentError(f"{part.field} has more than {_MAX_FIELD_BYTES[part.field]} bytes", param=part.field)
+    place = (part.field, part.file_name if part.field == "files" else "")
+    if place in begun:
+        raise InvalidArgumentError(f"the form has {' '.join(filter(None, place))[:99]!r} twice", param="body")
+    begun.add(place)
+
+
+def _grown(part: PartData, before: bytes) -> bytes:
+    max_bytes = _MAX_FIELD_BYTES[part.field]
+    if len(before) + len(part.data) > max_bytes:
+        raise InvalidArgumentError(f"{part.field} has more than {max_bytes} bytes", param=part.field)
     return before + part.data

@@ -111,13 +111,30 @@ class TestUploads:
         body = b'{"source": "' + b"x" * 100_000 + b'"}'
         _error(await client.post("/v1/adapters/long/versions", content=body, headers=JSON), 413, "RESOURCE_EXHAUSTED")
 
-    @pytest.mark.parametrize("part", [("other", ("adapter_config.json", b"{}")), ("files", (None, b"{}"))])
+    @pytest.mark.parametrize(
+        "part",
+        [
+            ("other", ("adapter_config.json", b"{}")),
+            ("alias", ("adapter_config.json", b"{}")),
+            ("other", (None, b"")),
+            ("files", (None, b"{}")),
+        ],
+    )
     async def test_part_that_is_no_file_and_no_field_is_refused(
         self, client: httpx.AsyncClient, part: tuple[str, Any]
     ) -> None:
         response = await client.post("/v1/adapters/odd/versions", files=[part])
         _error(response, 400, "INVALID_ARGUMENT")
         assert (await client.get("/v1/adapters/odd")).status_code == 404
+
+    @pytest.mark.parametrize(
+        "part", [("files", ("adapter_config.json", b" ")), ("alias", (None, b"a")), ("tags", (None, b""))]
+    )
+    async def test_part_that_comes_twice_is_refused(self, client: httpx.AsyncClient, part: tuple[str, Any]) -> None:
+        parts = [*_parts(lora_files()), ("alias", (None, b"a")), ("tags", (None, b"")), part]
+        error = _error(await client.post("/v1/adapters/twice/versions", files=parts), 400, "INVALID_ARGUMENT")
+        assert error["message"].endswith("twice")
+        assert (await client.get("/v1/adapters/twice")).status_code == 404
 
     async def test_files_and_an_archive_together_are_refused(self, client: httpx.AsyncClient) -> None:
         parts = [*_parts(lora_files()), ("archive", ("a.tar", tar_of(lora_files())))]
