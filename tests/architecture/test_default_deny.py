@@ -6,7 +6,6 @@ needs ``operate``, asking for text needs ``infer``.
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -255,10 +254,3 @@ async def test_grpc_method_in_no_table_is_closed_even_to_admins(
     assert await code(channel, method) is grpc.StatusCode.UNAUTHENTICATED
     assert await code(channel, method, tokens[Scope.ADMIN]) is grpc.StatusCode.PERMISSION_DENIED
     services.secret.assert_not_called()
-
-
-def test_migrations_of_keys_are_packaged() -> None:
-    from server.access.schema import SCRIPTS
-
-    assert all((folder / "__init__.py").is_file() for folder in (SCRIPTS, SCRIPTS / "versions"))
-    assert Path(SCRIPTS, "env.py").is_file()

@@ -1,6 +1,7 @@
 """A ring of keys on each kind of database, and a clock that stands until it is moved."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +35,11 @@ def open_ring(database_url: str, clock: Clock) -> Iterator[OpenRing]:
 @pytest.fixture
 def ring(open_ring: OpenRing) -> KeyRing:
     return open_ring()
+
+
+@pytest.fixture
+def local_ring(tmp_path: Path, clock: Clock) -> Iterator[KeyRing]:
+    """For what does not depend on the kind of database."""
+    ring = KeyRing(f"sqlite:///{tmp_path / 'local.db'}", clock=clock)
+    yield ring
+    ring.close()

@@ -77,10 +77,10 @@ def test_token_has_128_random_bits_at_least_and_none_is_like_another(ring: KeyRi
         lambda token: "mdl_" + hashlib.sha256(token.encode()).hexdigest(),
     ],
 )
-def test_token_that_differs_is_refused(ring: KeyRing, spoil: Any) -> None:
-    token, _ = make(ring)
+def test_token_that_differs_is_refused(local_ring: KeyRing, spoil: Any) -> None:
+    token, _ = make(local_ring)
     with pytest.raises(UnauthenticatedError, match="not valid"):
-        ring.authenticate(spoil(token))
+        local_ring.authenticate(spoil(token))
 
 
 def test_hash_from_the_database_is_no_token(ring: KeyRing, database_url: str) -> None:
@@ -186,11 +186,11 @@ def test_any_keys_stays_true_when_the_last_is_revoked(ring: KeyRing, open_ring: 
         ({"expires_s": float("inf")}, "expires_s"),
     ],
 )
-def test_key_out_of_range_is_not_made(ring: KeyRing, fields: dict[str, Any], param: str) -> None:
+def test_key_out_of_range_is_not_made(local_ring: KeyRing, fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        make(ring, **fields)
+        make(local_ring, **fields)
     assert caught.value.param == param
-    assert not ring.any_keys
+    assert not local_ring.any_keys
 
 
 def test_secret_is_in_no_log_error_or_repr(ring: KeyRing, caplog: pytest.LogCaptureFixture) -> None:
@@ -243,6 +243,10 @@ def test_migrations_go_down_and_up_again(database_url: str, open_ring: OpenRing)
     again = open_ring()
     assert not again.any_keys
     make(again)
+
+
+def test_migrations_lie_in_packages_so_that_they_are_installed() -> None:
+    assert all((folder / "__init__.py").is_file() for folder in (schema.SCRIPTS, schema.SCRIPTS / "versions"))
 
 
 def test_ring_and_registry_share_one_file(tmp_path: Path) -> None:
