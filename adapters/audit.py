@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
+from adapters.manifest import NAME_PATTERN
+
 AUDIT = sa.Table(
     "audit",
     sa.MetaData(),
@@ -77,6 +79,8 @@ def read(
     Raises:
         sqlalchemy.exc.SQLAlchemyError: If the database cannot be read.
     """
+    if name is not None and not NAME_PATTERN.fullmatch(name):
+        return ()  # a caller's text may hold what a database cannot compare
     columns = [column for column in AUDIT.c if column is not AUDIT.c.id]
     query = sa.select(*columns).order_by(AUDIT.c.id.desc()).execution_options(yield_per=500)
     if name is not None:

@@ -257,4 +257,5 @@ def test_audit_is_limited_and_filtered_by_name_and_by_who_may_see(registry: Regi
     assert [row.version for row in registry.audit(name="news", limit=2)] == [3, 2]
     assert {row.name for row in registry.audit(visible=lambda name: name == "mail")} == {"mail"}
     assert len(registry.audit(visible=lambda name: name == "mail", limit=2)) == 2
-    assert registry.audit(name="other") == registry.audit(limit=0) == ()
+    assert registry.audit(name="other") == registry.audit(limit=0) == registry.audit(limit=-1) == ()
+    assert registry.audit(name="a\0") == registry.audit(name="\ud800") == ()
