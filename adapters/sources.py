@@ -235,7 +235,7 @@ def _get_from_hub(filesystem: AbstractFileSystem, path: str, target: Path, limit
 
 
 def _get_from_s3(filesystem: AbstractFileSystem, path: str, target: Path, limits: _Limits) -> None:
-    # One stream, not several parts at once: only that way s3fs counts what it writes as it writes it.
+    # One stream: parts fetched at once would each be held in memory, and not be counted as they come.
     filesystem.get_file(path, str(target), callback=_Bounded(target.name, limits), max_concurrency=1)
 
 

@@ -293,6 +293,13 @@ def test_unpack_of_a_zip_that_lies_is_refused(lie: dict[str, object], message: s
         unpack(_zip_with(**lie))  # type: ignore[arg-type]
 
 
+def test_unpack_of_a_zip_that_hides_its_size_stops_there(unpack: Unpack) -> None:
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = deflate.compress(bytes(40 << 20)) + deflate.flush()
+    with pytest.raises(InvalidAdapterError, match="do not match"):
+        unpack(_zip_with(method=8, data=data, size=5))
+
+
 def test_unpack_of_a_zip_after_other_bytes_is_refused(unpack: Unpack) -> None:
     with pytest.raises(InvalidAdapterError):
         unpack(b"PK\x03\x04 other bytes" + packed("zip"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters import store_cache
 from adapters.errors import AdapterNotFoundError, CorruptBlobError, StoreError
 from adapters.store import AdapterStore
 from adapters.store_remote import RemoteBlobs
@@ -81,6 +82,27 @@ def test_pinned_copy_is_never_evicted_even_over_the_limit(store: AdapterStore, d
     (local / digests[2] / CONFIG).write_text("{}")
     store.local_path(digests[2])
     assert _here(local) == {digests[0], digests[2]}
+
+
+def test_eviction_passes_over_a_pinned_copy_and_takes_the_next(
+    store: AdapterStore, digests: list[str], local: Path
+) -> None:
+    one, two, three = digests
+    store.pin(one)
+    for digest in (one, two, three):
+        store.local_path(digest)
+    assert _here(local) == {one, three}
+
+
+def test_eviction_does_not_wait_for_a_copy_that_is_looked_at(
+    store: AdapterStore, digests: list[str], local: Path
+) -> None:
+    one, two, three = digests
+    store.local_path(one)
+    store.local_path(two)
+    with ThreadPoolExecutor(1) as pool, store._local.alone(one):
+        pool.submit(store.local_path, three).result(timeout=10)
+    assert _here(local) == {one, two, three}
 
 
 def test_pin_counts_and_moves_to_the_recently_used(store: AdapterStore, digests: list[str], local: Path) -> None:
@@ -246,6 +268,25 @@ def test_copy_that_somebody_removed_is_fetched_again_and_takes_no_room(
     assert store.verified_path(one) is None
     assert store.local_path(one).is_dir()
     assert _here(local) == {three, one}
+
+
+def test_quarantine_spares_a_sound_copy_that_another_process_has_put_in_the_place_of_the_spoilt_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AdapterStore(str(tmp_path / "root"), tmp_path / "unused")
+    path = store.local_path(store.put(write_lora(tmp_path / "adapter")))
+    (path / CONFIG).write_text("{}")
+
+    def replace_meanwhile(files: dict[str, Path]) -> str:
+        path.rename(tmp_path / "spoilt")
+        shutil.copytree(tmp_path / "adapter", path)
+        return "0" * 64
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_cache, "digest_files", replace_meanwhile)
+        with pytest.raises(CorruptBlobError):
+            store.local_path(path.name)
+    assert store.local_path(path.name) == path
 
 
 def test_read_file_gives_small_files_only(store: AdapterStore, digests: list[str], tmp_path: Path) -> None:
