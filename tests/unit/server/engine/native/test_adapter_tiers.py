@@ -75,6 +75,21 @@ def test_load_twice_reads_the_files_once() -> None:
     assert files.read == ["a"]
 
 
+def test_load_is_timed_unless_it_fails() -> None:
+    tiers = AdapterTiers(Files(), CPU, max_host_bytes=1000)
+    tiers.load(lora("a"))
+    assert sum(tiers.load_times.counted.counts) == 1
+    assert tiers.load_times.counted.sum_s > 0
+
+    def broken(_adapter: ResolvedAdapter) -> torch.Tensor:
+        raise OSError
+
+    tiers = AdapterTiers(broken, CPU, max_host_bytes=1000)
+    with pytest.raises(OSError):  # noqa: PT011 - of our own making
+        tiers.load(lora("a"))
+    assert sum(tiers.load_times.counted.counts) == 0
+
+
 def test_fetch_reads_ahead_once() -> None:
     files = Files()
     tiers = AdapterTiers(files, CPU, max_host_bytes=1000)
