@@ -14,10 +14,10 @@ FROM source AS build-cpu
 # The compiler makes the engine's CPU kernels; the running image needs none.
 RUN apt-get update && apt-get install --yes --no-install-recommends g++=4:12.2.0-3 && rm -rf /var/lib/apt/lists/*
 RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt \
-    --extra-index-url https://download.pytorch.org/whl/cpu .
+    --extra-index-url https://download.pytorch.org/whl/cpu '.[postgres,s3]'
 
 FROM source AS build-gpu
-RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt .
+RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,s3]'
 
 FROM python:3.11-slim-bookworm AS runtime
 RUN useradd --system --uid 10001 --create-home medley \
