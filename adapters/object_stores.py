@@ -4,6 +4,7 @@ Knows no blobs and no sources. Functions may be called from any thread.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -29,6 +30,6 @@ def connect(url: str, options: Mapping[str, object]) -> tuple[AbstractFileSystem
         config = given.get("config_kwargs", {})
         if not isinstance(config, Mapping):
             raise ValueError("config_kwargs must be a mapping")
-        given["config_kwargs"] = {**_S3_PATIENCE, **config}
+        given["config_kwargs"] = deepcopy({**_S3_PATIENCE, **config})  # the driver writes into it
     filesystem, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **given)
     return filesystem, str(path)
