@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import tracemalloc
 from pathlib import Path
@@ -148,6 +149,12 @@ def test_read_tensor_of_another_dtype_is_refused(folder: Path, dtype: str) -> No
 def test_open_regular_of_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic links"), open_regular(tmp_path / "link"):
+        pass
+
+
+def test_open_regular_of_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"), open_regular(tmp_path / "pipe"):
         pass
 
 
