@@ -36,7 +36,7 @@ def check_may_open(host: str, *, any_keys: bool, allow_open: bool) -> None:
     if not any_keys and not may_run_open(host, allow_open=allow_open):
         raise FailedPreconditionError(
             f"others can reach {host or 'every address'}, and there are no API keys yet: make one "
-            "(medley keys create --name me --scope admin), listen on 127.0.0.1, or set access.allow_open"
+            "(medley keys create --name me --scope admin), listen on 127.0.0.1, or run open on purpose (--allow-open)"
         )
 
 

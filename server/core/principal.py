@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from server.core.errors import PermissionDeniedError
-
 
 class Scope(StrEnum):
     """What a caller may do. ``admin`` includes all others, ``operate`` includes ``read``."""
@@ -26,6 +24,7 @@ _INCLUDED = {
     Scope.ADMIN: frozenset(Scope),
 }
 EVERY_NAME = ("*",)
+_ANONYMOUS = "anonymous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +56,15 @@ class Principal:
         """Whether every adapter exists for it; figures over all adapters are for such callers only."""
         return "*" in self.patterns
 
-    def require(self, scope: Scope) -> None:
-        """Do nothing if it may.
-
-        Raises:
-            PermissionDeniedError: If it may not.
-        """
-        if not self.may(scope):
-            raise PermissionDeniedError(f"this needs a key with the scope {scope}")
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether nobody asked who it is: the server has no keys."""
+        return self.who == _ANONYMOUS
 
 
 def anonymous(origin: str = "") -> Principal:
     """Return the caller of a server without keys: it may do everything."""
-    return Principal("anonymous", frozenset({Scope.ADMIN}), origin=origin)
+    return Principal(_ANONYMOUS, frozenset({Scope.ADMIN}), origin=origin)
 
 
 SYSTEM = Principal("medley", frozenset({Scope.ADMIN}))

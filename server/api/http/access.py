@@ -4,9 +4,11 @@ What is not in the table is closed. Stands inside the gate, which gives ids and 
 wrapped response would hide the caller's disconnect from the streaming routes.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
@@ -15,6 +17,7 @@ from starlette.routing import Mount, compile_path
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from server.core.errors import PermissionDeniedError
 from server.core.principal import Scope
 from server.service.access import PUBLIC, AccessService, Rule, bearer_token, closed
 
@@ -96,8 +99,10 @@ class AccessLayer:
         if route is not None and HTTP_RULES.get(route) is PUBLIC:
             await self._app(scope, receive, send)
             return
-        token = bearer_token(Headers(scope=scope).get("authorization"))
-        principal = self._access.authenticate(token, origin(scope))
+        headers = Headers(scope=scope)
+        principal = self._access.authenticate(bearer_token(headers.get("authorization")), origin(scope))
+        if principal.is_anonymous and _is_from_elsewhere(headers):
+            raise PermissionDeniedError("a page of another site may not call a server without API keys")
         scope["state"]["principal"] = principal
         if route is None:
             # A route that was added since must not slip through as one that does not exist.
@@ -117,6 +122,30 @@ def origin(scope: AsgiScope) -> str:
     """Return the address of the connection's other end; what headers say of it is not believed."""
     client = scope.get("client")
     return client[0] if client else ""
+
+
+def _is_from_elsewhere(headers: Headers) -> bool:
+    """Return whether a browser sends this for a page that did not come from here.
+
+    Keys stop such pages by themselves; without keys any page an operator looks at could change adapters, directly or
+    by a name of its own that it has point at this machine. So the page must come from the address that is called, and
+    that address must be one no stranger's name stands for: an IP address or ``localhost``.
+    """
+    page = headers.get("origin")
+    if page is None:
+        return False
+    address = urlsplit(page)
+    if address.netloc != headers.get("host"):
+        return True
+    return address.hostname != "localhost" and not _is_ip_address(address.hostname or "")
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _find(routes: tuple[_Route, ...], scope: AsgiScope) -> tuple[str, str] | None:

@@ -50,7 +50,8 @@ def can_multiply(weight: Tensor) -> bool:
 def pack(weight_OI: Tensor) -> Tensor:
     """Return a weight as :func:`linear` reads it: blocks of 16 outputs, one input (bfloat16: two) after the other.
 
-    What is missing to whole blocks and pairs is filled with zeros. The weight may lie in memory in any order. Any thread.
+    What is missing to whole blocks and pairs is filled with zeros. The weight may lie in memory in any order.
+    Any thread.
     """
     num_outputs, num_inputs = weight_OI.shape
     step = 2 if _is_bf16(weight_OI) else 1

@@ -292,6 +292,33 @@ async def test_server_without_keys_takes_any_token_and_closes_with_the_first_key
 
 
 @pytest.mark.parametrize(
+    ("page", "host", "status"),
+    [
+        ("http://127.0.0.1:{port}", "127.0.0.1:{port}", 200),
+        ("http://localhost:{port}", "localhost:{port}", 200),
+        ("https://evil.example", "127.0.0.1:{port}", 403),
+        ("http://127.0.0.1:1", "127.0.0.1:{port}", 403),
+        ("null", "127.0.0.1:{port}", 403),
+        ("http://rebound.example:{port}", "rebound.example:{port}", 403),
+    ],
+)
+async def test_page_in_a_browser_calls_a_server_without_keys_only_from_its_own_address(
+    tmp_path_factory: pytest.TempPathFactory, page: str, host: str, status: int
+) -> None:
+    async with running_server(tmp_path_factory.mktemp("open"), fake_engine()) as server:
+        port = server.http.rpartition(":")[2]
+        headers = {"origin": page.format(port=port), "host": host.format(port=port)}
+        async with httpx.AsyncClient(base_url=server.http) as http:
+            answer = await http.post("/v1/summarize", json={"text": TEXT}, headers=headers)
+    assert answer.status_code == status
+
+
+async def test_page_of_another_site_may_call_with_a_key(http: httpx.AsyncClient, make: Make) -> None:
+    headers = {"origin": "https://app.example", "authorization": f"Bearer {make()[0]}"}
+    assert (await http.post("/v1/summarize", json={"text": TEXT}, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
     ("peer", "address"),
     [
         ("ipv4:10.0.0.1:50000", "10.0.0.1"),
