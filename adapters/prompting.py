@@ -37,15 +37,15 @@ def check_template(template: str) -> None:
 
     Raises:
         PromptTemplateError: If it is longer than 4096 bytes of UTF-8, does not parse, prints ``{{ text }}`` never or
-            more than four times, or holds any other field, filter, test, call, statement or number.
+            more than four times, or holds NUL or any other field, filter, test, call, statement or number.
     """
     _compiled(template)
 
 
 @lru_cache(maxsize=256)
 def _compiled(template: str) -> Template:
-    if not _is_unicode(template):
-        raise PromptTemplateError("the prompt template holds characters that are not valid Unicode")
+    if not _is_unicode(template) or "\0" in template:
+        raise PromptTemplateError("the prompt template holds NUL or characters that are not valid Unicode")
     num_bytes = len(template.encode())
     if num_bytes > MAX_TEMPLATE_BYTES:
         raise PromptTemplateError(f"the prompt template has {num_bytes} bytes; at most {MAX_TEMPLATE_BYTES} are taken")

@@ -117,6 +117,7 @@ def _templates() -> None:
         "template-includes-a-file": ("nothing else", "{% include '/etc/passwd' %}{{ text }}"),
         "template-without-the-text": ("must hold", "Summarize."),
         "template-of-another-field": ("only", "{{ secret }}{{ text }}"),
+        "template-with-a-null": ("NUL", "\0{{ text }}"),
         "template-malformed": ("does not parse", "{{ text"),
         "template-without-end": ("at most 4096", "{{ text }}" + "x" * 5000),
     }
