@@ -43,7 +43,7 @@ def no_fault_of_the_server(_context: object, response: schemathesis.Response, ca
 
 CHECKS = [no_fault_of_the_server, status_code_conformance, content_type_conformance, response_schema_conformance]
 FUZZ = settings(
-    max_examples=16,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     database=None,
