@@ -16,7 +16,7 @@ from tests.fixtures.change_clients import ChangeClient, Refused
 from tests.fixtures.server_process import ServerProcess
 from tests.fixtures.traffic import Traffic
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 _log = logging.getLogger(__name__)
 
 DURATION_S = 60.0
@@ -114,7 +114,6 @@ class Churn:
         return Change(kind, name, f"{self._draws.getrandbits(64):x}", wire, **fields)  # type: ignore[arg-type]
 
 
-@pytest.mark.timeout(240)
 async def test_churn_no_request_fails_or_is_served_by_a_version_its_alias_did_not_point_at(tmp_path: Path) -> None:
     churn, stop = Churn(seed=3), asyncio.Event()
     server = ServerProcess(tmp_path, SETTINGS)

@@ -6,6 +6,7 @@ the case is logged. Half states, staged files and bytes without a version older 
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,14 @@ from tests.fixtures.postgres import running_postgres
 from tests.fixtures.s3 import running_s3
 from tests.fixtures.server_process import ServerProcess
 
-pytestmark = pytest.mark.slow
+# Far more than it takes, for a machine that does other things too.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 _log = logging.getLogger(__name__)
 
 GRACE_S = 4.0
 SWEEP_EVERY_S = 0.5
 NUM_OUTAGES = 4
-PATIENCE_S = 60.0
-# Beyond the grace: one more sweep, an object store's whole seconds, and a slow machine.
-LATE_S = SWEEP_EVERY_S + 1.0 + 5.0
+PATIENCE_S = 30.0
 
 
 def settings_of(places: Places | None = None) -> dict[str, object]:
@@ -43,7 +43,15 @@ async def check_all(driver: CrashDriver, places: Places) -> None:
     await driver.check()
     assert places.half_versions() == []
     assert staged(driver.server.data_dir) == []
-    assert await asyncio.to_thread(places.orphans, GRACE_S + LATE_S) == []
+    await swept(places, GRACE_S)
+
+
+async def swept(places: Places, older_than_s: float) -> None:
+    """Wait for the next sweep, as bytes may be old and their version retired a moment ago; fail if they stay."""
+    until_s = time.monotonic() + PATIENCE_S
+    while orphans := await asyncio.to_thread(places.orphans, older_than_s):
+        assert time.monotonic() < until_s, orphans
+        await asyncio.sleep(SWEEP_EVERY_S / 2)
 
 
 async def kill_again_and_again(driver: CrashDriver, places: Places, num_kills: int, local_dir: Path) -> None:
@@ -56,9 +64,7 @@ async def kill_again_and_again(driver: CrashDriver, places: Places, num_kills: i
             await driver.until_killed(kind, share)
             await driver.start()
             await check_all(driver, places)
-        async with asyncio.timeout(GRACE_S + LATE_S):
-            while await asyncio.to_thread(places.orphans, 0.0):  # noqa: ASYNC110 - the server is another process
-                await asyncio.sleep(SWEEP_EVERY_S)
+        await swept(places, 0.0)
         num_blobs = await asyncio.to_thread(places.check_bytes, local_dir)
         assert await driver.server.stop() == 0
     finally:
