@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KERNELS := $(wildcard server/engine/native/kernels/*.cpp server/engine/native/kernels/*.h)
 
-.PHONY: install demo serve test test-fast test-torch check fmt protos bench gpu clean
+.PHONY: install demo serve test test-fast test-slow test-torch check fmt protos bench gpu clean
 
 install: $(INSTALLED)
 
@@ -22,11 +22,15 @@ demo: install
 serve: install
 	$(BIN)/medley serve $(ARGS)
 
-test: test-fast test-torch
+test: test-fast test-slow test-torch
 
-# Everything that does not import torch: the part to run after every change.
+# The part to run after every change: nothing that imports torch or takes more than a few seconds.
 test-fast: install
-	$(BIN)/python -m pytest -q --numprocesses auto -m "not torch and not gpu and not vllm"
+	$(BIN)/python -m pytest -q --numprocesses auto -m "not slow and not torch and not gpu and not vllm"
+
+# Whole servers: killed, flooded, in pairs, called with whatever comes to mind.
+test-slow: install
+	$(BIN)/python -m pytest -q --numprocesses auto -m "slow and not torch and not gpu and not vllm"
 
 test-torch: install
 	$(BIN)/python -m pytest -q -m "torch and not gpu and not vllm"
