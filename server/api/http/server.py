@@ -12,6 +12,9 @@ from server.access.tls import PLAIN_TEXT, TlsConfig
 from server.core.errors import FailedPreconditionError
 
 _BACKLOG = 2048
+# Longer than clients and load balancers keep idle connections (httpx 5 s, aiohttp 15 s, most balancers 60 s): whoever
+# closes first must be the one who sends, else a request can meet a connection that is just being closed.
+_KEEP_ALIVE_S = 75
 
 
 async def serve_http(
@@ -48,6 +51,7 @@ async def serve_http(
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=grace_s,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         )
         server = _Server(config, lambda: ready(int(listener.getsockname()[1])))
