@@ -1,5 +1,6 @@
 """What a server keeps, whole: every file and every row, so that before and after can be compared."""
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,9 @@ _CHANGING = ("lease", "instance", "sqlite_", "alembic", "revision")
 def left(data_dir: Path) -> tuple[list[str], dict[str, list[Any]]]:
     """Every file and folder of the server, and every row of its database."""
     database = next(data_dir.glob("*.db"))
-    paths = [str(path.relative_to(data_dir)) for path in data_dir.rglob("*") if not path.name.startswith(database.name)]
+    # Unlike rglob, walk passes over a folder that goes away meanwhile.
+    found = [Path(folder) / name for folder, folders, files in os.walk(data_dir) for name in (*folders, *files)]
+    paths = [str(path.relative_to(data_dir)) for path in found if not path.name.startswith(database.name)]
     rows = {}
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
