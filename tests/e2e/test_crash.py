@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 GRACE_S = 4.0
 SWEEP_EVERY_S = 0.5
-NUM_OUTAGES = 4
+NUM_OUTAGES = 3
 PATIENCE_S = 30.0
 
 
