@@ -90,7 +90,7 @@ class Registry:
         self._reader.dispose()
 
     def refresh(self) -> None:
-        """Look what other servers changed, and remove what they began to upload and did not end in time.
+        """Look what other servers changed, and remove uploads that did not end in time.
 
         Raises:
             StoreError: If the database cannot be used; what is known stays.
@@ -130,7 +130,7 @@ class Registry:
         Args:
             name: Adapter name; may be new.
             change: By whom; its idempotency key counts when the version is completed.
-            lease_s: Seconds after which other servers may take the upload for dead and remove it.
+            lease_s: Seconds after which any server may take the upload for dead and remove it.
 
         Raises:
             InvalidAdapterReferenceError: If the name is not well formed.

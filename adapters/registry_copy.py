@@ -45,13 +45,13 @@ class RegistryCopy:
         return self._snapshot
 
     def refresh(self) -> None:
-        """Look what other servers changed, and remove what they began to upload and did not end in time.
+        """Look what other servers changed, and remove uploads that did not end in time.
 
         Raises:
             StoreError: If the database cannot be used; what is known stays.
         """
         if self._look():
-            self.remove_uploads(UPLOADS.c.instance != self._instance, UPLOADS.c.expires_s < self._clock())
+            self.remove_uploads(UPLOADS.c.expires_s < self._clock())
 
     def change(
         self,
@@ -121,12 +121,12 @@ class RegistryCopy:
                 self._snapshot = snapshot.changed(known, [record], ())
 
     def _look(self) -> bool:
-        """Bring what changed in the database into the snapshot; return whether an upload of others is overdue."""
+        """Bring what changed in the database into the snapshot; return whether an upload is overdue."""
         with self._looking, as_store_error():
             snapshot = self._snapshot
             with self._reader.begin() as connection:
                 changes = read_changes(connection, snapshot.counter)
-                is_overdue = is_upload_expired(connection, self._instance, self._clock())
+                is_overdue = is_upload_expired(connection, self._clock())
             if changes is not None:
                 gone = () if changes.names is None else snapshot.names() - changes.names
                 self._snapshot = snapshot.changed(changes.counter, changes.records.values(), gone)

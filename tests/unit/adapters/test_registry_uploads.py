@@ -35,19 +35,19 @@ def test_opening_without_a_word_for_the_server_removes_nothing(registry: Registr
     assert states(open_registry()) == states(open_registry()) == [(1, "uploading")]
 
 
-def test_upload_out_of_time_is_removed_by_another_server_only(
-    registry: Registry, open_registry: Opener, clock: Clock
+@pytest.mark.parametrize("own", [True, False])
+def test_upload_out_of_time_is_removed_by_any_server(
+    registry: Registry, open_registry: Opener, clock: Clock, own: bool
 ) -> None:
     other = open_registry("other")
+    finder = registry if own else other
     registry.begin_version("news", ANNA, lease_s=60.0)
     clock.now_s += 60.0
-    other.refresh()
-    assert states(other) == [(1, "uploading")]
+    finder.refresh()
+    assert states(finder) == [(1, "uploading")]
     clock.now_s += 1.0
-    registry.refresh()
-    assert states(registry) == [(1, "uploading")]
-    other.refresh()
-    assert states(other) == []
+    finder.refresh()
+    assert states(finder) == []
     registry.refresh()
     assert states(registry) == []
 
