@@ -18,7 +18,7 @@ from adapters.strict_json import parse_object, show
 
 MANIFEST_FILE = "medley.json"
 MAX_TEXT_CHARS = 1024
-_MAX_DESCRIPTION_CHARS = 4096
+MAX_DESCRIPTION_CHARS = 4096
 _MAX_NUM_ITEMS = 256
 # Control characters but tab and line feed, and those that turn the direction of what follows.
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -148,7 +148,7 @@ class AdapterManifest:
             num_virtual_tokens=_count(raw, "num_virtual_tokens"),
             task=_text(raw, "task"),
             licence=_text(raw, "licence"),
-            description=_text(raw, "description", _MAX_DESCRIPTION_CHARS),
+            description=_text(raw, "description", MAX_DESCRIPTION_CHARS),
             scores=_scores(raw, "scores"),
         )
 

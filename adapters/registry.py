@@ -19,7 +19,7 @@ from adapters.audit import AuditRecord
 from adapters.database import as_store_error, open_database
 from adapters.digest import is_digest
 from adapters.errors import InvalidAdapterReferenceError
-from adapters.manifest import AdapterManifest, check_name
+from adapters.manifest import MAX_DESCRIPTION_CHARS, AdapterManifest, check_name, check_shown
 from adapters.prompting import check_template
 from adapters.registry_copy import RegistryCopy
 from adapters.registry_leases import Leases
@@ -280,7 +280,7 @@ class Registry:
         """
         tags = None if tags is None else check_tags(tags)
         if description is not None:
-            check_text(description, "description")
+            check_text(check_shown(description, "the description", MAX_DESCRIPTION_CHARS), "description")
         work = partial(registry_writes.label, version=version, tags=tags, description=description)
         return find_version(*self._copy.change(name, change, ("label", version, tags, description), work))
 

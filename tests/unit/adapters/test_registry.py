@@ -190,8 +190,9 @@ def test_label_malformed_or_of_an_unready_version_is_refused(registry: Registry)
     add_version(registry, "news", 1)
     with pytest.raises(InvalidAdapterReferenceError):
         registry.label("news", 1, tags=("A",), description=None, change=ANNA)
-    with pytest.raises(InvalidAdapterError):
-        registry.label("news", 1, tags=None, description="\0", change=ANNA)
+    for description in ("\0", "\x1b[2J", "x" * 4097, "\ud800"):
+        with pytest.raises(InvalidAdapterError):
+            registry.label("news", 1, tags=None, description=description, change=ANNA)
     registry.retire("news", 1, reason="", change=ANNA, force=False)
     with pytest.raises(AdapterNotReadyError):
         registry.label("news", 1, tags=(), description=None, change=ANNA)
