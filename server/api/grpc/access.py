@@ -4,7 +4,7 @@ What is not in the table is closed.
 """
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
@@ -103,7 +103,8 @@ class AccessInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
         answer = _written(inner) if inspect.isasyncgenfunction(inner) else cast(_Answer, inner)
 
         async def on_call(request: object, context: Context) -> object:
-            async with answering(context):
+            messages = request if isinstance(request, AsyncIterable) else None
+            async with answering(context, messages=messages):
                 principal = self._access.authenticate(token, origin(context.peer()))
                 if rule is None:
                     raise closed()

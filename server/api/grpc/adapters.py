@@ -1,23 +1,18 @@
 """``medley.v1.AdapterService``: the whole life of an adapter, uploads in a stream."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 
-from adapters.errors import AdapterError
 from adapters.registry import DEFAULT_ALIAS
 from medley.v1 import adapter_pb2 as pb
 from medley.v1 import adapter_pb2_grpc
 from server.api.grpc.access import principal_of
 from server.api.grpc.errors import Context, answering
 from server.api.grpc.translate import adapter_message, audit_message, version_message
-from server.core.errors import InvalidArgumentError, MedleyError
+from server.core.errors import InvalidArgumentError
 from server.service.adapters import AdapterCatalog
 from server.service.uploads import StagedUpload, UploadService
 
 _DEFAULT_LIMIT = 100
-_MAX_HEARD_S = 1.0
-_MAX_HEARD_BYTES = 8 << 20
 
 
 class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
@@ -37,7 +32,7 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadAdapterRequest], context: Context
     ) -> pb.UploadAdapterResponse:
         """See the ``.proto`` file."""
-        async with answering(context), _heard_out(request_iterator):
+        async with answering(context, messages=request_iterator):
             header = await _header(request_iterator)
             async with self._uploads.stage(principal_of(context), header.name) as staged:
                 await _receive(request_iterator, staged)
@@ -142,25 +137,6 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
             limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
             records = await self._catalog.audit(principal_of(context), request.name or None, limit)
             return pb.ListAuditResponse(records=[audit_message(record) for record in records])
-
-
-@asynccontextmanager
-async def _heard_out(messages: AsyncIterator[pb.UploadAdapterRequest]) -> AsyncIterator[None]:
-    """Let a refused caller finish writing, for a short while and a few bytes.
-
-    One that still writes when the answer comes may see a broken stream instead of the reason.
-    """
-    try:
-        yield
-    except (AdapterError, MedleyError):
-        num_bytes_left = _MAX_HEARD_BYTES
-        with suppress(AdapterError, MedleyError, TimeoutError):
-            async with asyncio.timeout(_MAX_HEARD_S):
-                async for message in messages:
-                    num_bytes_left -= message.ByteSize()
-                    if num_bytes_left < 0:
-                        break
-        raise
 
 
 async def _header(messages: AsyncIterator[pb.UploadAdapterRequest]) -> pb.UploadHeader:

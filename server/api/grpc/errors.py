@@ -1,9 +1,10 @@
 """Errors on the gRPC wire: one table from code to status, the message, and the code and request id as trailers."""
 
+import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 
 import grpc
@@ -16,6 +17,8 @@ _LOGGER = logging.getLogger(__name__)
 REQUEST_ID_KEY = "medley-request-id"
 CODE_KEY = "medley-code"
 PARAM_KEY = "medley-param"
+_MAX_HEARD_S = 1.0
+_MAX_NUM_HEARD = 64
 RETRY_AFTER_KEY = "retry-after-ms"
 
 GRPC_STATUSES: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
@@ -38,8 +41,17 @@ Context = aio.ServicerContext[object, object]
 
 
 @asynccontextmanager
-async def answering(context: Context, request_id: str = "") -> AsyncIterator[None]:
-    """End the call with the right status when the block raises; unknown errors say no more than "internal error"."""
+async def answering(
+    context: Context, request_id: str = "", *, messages: AsyncIterable[object] | None = None
+) -> AsyncIterator[None]:
+    """End the call with the right status when the block raises; unknown errors say no more than "internal error".
+
+    Args:
+        context: The call.
+        request_id: For the trailers.
+        messages: What the caller streams. It is heard out for a moment, as one that still writes when the call ends may
+            see a broken stream instead of the reason.
+    """
     try:
         yield
     except aio.AbortError:
@@ -49,7 +61,19 @@ async def answering(context: Context, request_id: str = "") -> AsyncIterator[Non
         message = error.message if isinstance(error, MedleyError | AdapterError) else "internal error"
         if code is ErrorCode.INTERNAL:
             _LOGGER.error("call failed", exc_info=error, extra={"request_id": request_id})
+        if messages is not None:
+            await _hear_out(messages)
         await context.abort(GRPC_STATUSES[code], message, _trailers(error, code, request_id))
+
+
+async def _hear_out(messages: AsyncIterable[object]) -> None:
+    num_left = _MAX_NUM_HEARD
+    with suppress(AdapterError, MedleyError, TimeoutError):
+        async with asyncio.timeout(_MAX_HEARD_S):
+            async for _ in messages:
+                num_left -= 1
+                if not num_left:
+                    return
 
 
 def _trailers(error: Exception, code: ErrorCode, request_id: str) -> tuple[tuple[str, str], ...]:

@@ -330,3 +330,13 @@ async def test_page_of_another_site_may_call_with_a_key(http: httpx.AsyncClient,
 )
 async def test_peer_is_told_as_an_address(peer: str, address: str) -> None:
     assert grpc_origin(peer) == address
+
+
+async def test_uploads_refused_while_they_stream_all_hear_why(channel: aio.Channel) -> None:
+    header = adapter_pb2.UploadAdapterRequest(header=adapter_pb2.UploadHeader(name="news"))
+    chunk = adapter_pb2.FileChunk(file_name="adapter_config.json", data=b"x" * 20_000)
+    messages = [header, *[adapter_pb2.UploadAdapterRequest(chunk=chunk)] * 8]
+    upload = adapter_pb2_grpc.AdapterServiceStub(channel).UploadAdapter
+    for _ in range(10):
+        codes = await asyncio.gather(*[upload(iter(messages)).code() for _ in range(10)])
+        assert set(codes) == {grpc.StatusCode.UNAUTHENTICATED}
