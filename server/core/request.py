@@ -2,7 +2,9 @@
 
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from server.core.errors import InvalidArgumentError
 from server.core.sampling import SamplingParams
@@ -12,13 +14,50 @@ _REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
 MAX_REFERENCES = 16
 
 
+class Echo(StrEnum):
+    """Whether the answer begins with the prompt."""
+
+    NO = "no"
+    BEFORE = "before"
+    ONLY = "only"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a chat template is filled with.
+
+    Attributes:
+        messages: The turns, oldest first, not empty.
+        add_generation_prompt: Whether the answer's turn is opened behind them.
+        continue_final_message: Whether the answer goes on with the last turn instead of opening one.
+        template_kwargs: Further names the template knows, as ``enable_thinking``; values are JSON's.
+    """
+
+    messages: tuple[Message, ...]
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template_kwargs: Mapping[str, object] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One user call.
+    """One user call. The prompt is given as a text, as token ids, or as a conversation.
 
     Attributes:
         request_id: The caller's id or one drawn by the front end: letters, digits and ``._:-``, at most 128.
         text: The user's text; the prompt itself when ``apply_template`` is false.
+        prompt_token_ids: The prompt itself; empty where it is given otherwise.
+        conversation: What the base's chat template turns into the prompt, or None. Where the base has none, the
+            messages' texts, one under the other, go into the prompt template as ``text`` does.
+        echo: Whether the answer begins with the prompt.
         adapters: Adapter references as the caller wrote them; empty means the base.
         sampling: How to choose tokens.
         apply_template: Whether the adapter's (else the base's) prompt template wraps ``text``.
@@ -30,7 +69,10 @@ class GenerationRequest:
     """
 
     request_id: str
-    text: str
+    text: str = ""
+    prompt_token_ids: tuple[int, ...] = ()
+    conversation: Conversation | None = None
+    echo: Echo = Echo.NO
     adapters: tuple[str, ...] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
     apply_template: bool = True

@@ -6,6 +6,7 @@ All methods are called from the event loop's thread; an engine keeps its own thr
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,21 @@ from server.core.errors import MedleyError
 from server.core.outputs import FinishReason, TokenLogprob
 from server.core.sampling import SamplingParams
 from server.observability.durations import DurationCounts
+
+
+class Feature(StrEnum):
+    """Sampling parameters that not every engine honours; greedy choice, temperature, top-k, top-p and seed all do."""
+
+    REPETITION_PENALTY = "repetition_penalty"
+    NO_REPEAT_NGRAM = "no_repeat_ngram_size"
+    PRESENCE_AND_FREQUENCY_PENALTY = "presence_penalty, frequency_penalty"
+    MIN_NEW_TOKENS = "min_new_tokens"
+    IGNORE_EOS = "ignore_eos"
+    MIN_P = "min_p"
+    LOGIT_BIAS = "logit_bias"
+    STOP_TOKEN_IDS = "stop_token_ids"  # noqa: S105
+    GRAMMAR = "grammar"
+    PROMPT_LOGPROBS = "prompt_logprobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +67,7 @@ class EngineRequest:
 
     Attributes:
         request_id: Unique among the requests in flight.
-        prompt_token_ids: Encoder input, special tokens included, not empty.
+        prompt_token_ids: Encoder input, or what a decoder-only base continues; special tokens included, not empty.
         sampling: How to choose tokens; stop strings are the service's business and are ignored here.
         weight_adapter: Adapter that changes the base's layers, or None.
         soft_prompt: Soft prompt or prefix, or None.
@@ -73,6 +89,8 @@ class EngineOutput:
     Attributes:
         token_ids: New tokens; the end-of-sequence token is not among them.
         logprobs: One entry per new token when asked for.
+        prompt_logprobs: On the first output, when asked for: one entry per prompt token, virtual ones not among them;
+            None for a first token that nothing stands before.
         finish_reason: Set on the terminal output.
         error: Set when the reason is ``error``.
         queue_s: On the first output: seconds from submission until the request was first scheduled.
@@ -80,6 +98,7 @@ class EngineOutput:
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
     finish_reason: FinishReason | None = None
     error: MedleyError | None = None
     queue_s: float | None = None
@@ -91,12 +110,16 @@ class EngineInfo:
 
     Attributes:
         name: Engine name, as ``native``.
+        is_encoder_decoder: Whether the prompt goes through an encoder. If not, prompt and answer are one sequence,
+            which ``max_model_len`` bounds as a whole.
+        kinds: Adapter families it serves.
+        features: Sampling parameters it honours beside those that every engine does.
         base: The base model: id, fingerprint and the shapes adapters must match.
         device: ``cpu`` or ``cuda``.
         dtype: Serving dtype, ``float32`` or ``bfloat16``.
         max_num_seqs: Most requests in one batch.
         max_num_waiting: Most requests in the queue.
-        max_model_len: Most encoder positions, virtual tokens included.
+        max_model_len: Most encoder positions, or positions at all where there is no encoder; virtual tokens included.
         max_new_tokens: Most generated tokens of a request.
         max_loras: Weight adapters resident on the device at once.
         max_lora_rank: Largest rank accepted.
@@ -107,6 +130,9 @@ class EngineInfo:
     """
 
     name: str
+    is_encoder_decoder: bool
+    kinds: frozenset[AdapterKind]
+    features: frozenset[Feature]
     base: BaseModelSpec
     device: str
     dtype: str

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from adapters.errors import InvalidAdapterError
-from adapters.manifest import AdapterRole, BaseModelSpec
+from adapters.manifest import AdapterKind, AdapterRole, BaseModelSpec
 from server.core.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -24,10 +24,12 @@ from server.core.errors import (
     UnavailableError,
 )
 from server.core.outputs import FinishReason, TokenLogprob
-from server.engine.base import EngineInfo, EngineOutput, EngineRequest, EngineStats, ResolvedAdapter
+from server.engine.base import EngineInfo, EngineOutput, EngineRequest, EngineStats, Feature, ResolvedAdapter
 from server.engine.fake_slots import FakeSlots
 
 NUM_SPECIAL_TOKENS = 3
+# It has no logits: what only changes those changes nothing.
+FEATURES = frozenset({Feature.REPETITION_PENALTY, Feature.NO_REPEAT_NGRAM})
 FAKE_BASE = BaseModelSpec(
     model_id="fake",
     architecture="FakeForConditionalGeneration",
@@ -141,6 +143,9 @@ class FakeEngine:
         config = self._config
         return EngineInfo(
             name="fake",
+            is_encoder_decoder=True,
+            kinds=frozenset(AdapterKind),
+            features=FEATURES,
             base=config.base,
             device="cpu",
             dtype="float32",

@@ -21,7 +21,7 @@ import torch
 from adapters.base_spec import read_base_spec
 from adapters.codec import CodecLimits
 from adapters.errors import AdapterError, InvalidAdapterError
-from adapters.manifest import AdapterRole
+from adapters.manifest import AdapterKind, AdapterRole
 from server.core.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -31,7 +31,7 @@ from server.core.errors import (
 )
 from server.core.outputs import FinishReason
 from server.core.sampling import MAX_SEED
-from server.engine.base import Engine, EngineInfo, EngineOutput, EngineRequest, EngineStats, ResolvedAdapter
+from server.engine.base import Engine, EngineInfo, EngineOutput, EngineRequest, EngineStats, Feature, ResolvedAdapter
 from server.engine.native.adapter_loading import AdapterLoader
 from server.engine.native.adapter_payload import AdapterPayload
 from server.engine.native.adapter_tiers import AdapterTiers
@@ -55,6 +55,7 @@ Result = TypeVar("Result")
 # Encoder work between two decode steps, by device: about three times what the decode step of a full batch takes.
 _PREFILL_TOKENS_PER_STEP = {"cpu": 256, "cuda": 4096}
 # Limits that the engine's info repeats under the same name.
+FEATURES = frozenset({Feature.REPETITION_PENALTY, Feature.NO_REPEAT_NGRAM})
 _SHARED_LIMITS = (
     "max_num_seqs",
     "max_num_waiting",
@@ -239,7 +240,17 @@ class NativeEngine(Engine):
             payloads=self._steps.adapters.payload,
         )
         shared = {name: getattr(config, name) for name in _SHARED_LIMITS}
-        self._info = EngineInfo(name="native", base=base, device=device.type, dtype=config.dtype, **kept, **shared)
+        self._info = EngineInfo(
+            name="native",
+            is_encoder_decoder=True,
+            kinds=frozenset(AdapterKind),
+            features=FEATURES,
+            base=base,
+            device=device.type,
+            dtype=config.dtype,
+            **kept,
+            **shared,
+        )
         return self._runner
 
     def _run(self, runner: Runner, num_threads: int) -> None:
