@@ -80,7 +80,7 @@ class SoftPromptWeights:
     """A soft prompt.
 
     Attributes:
-        embeddings: (P, D), float32, in front of the encoder's input embeddings.
+        embeddings: (P, D), float32, in front of the input embeddings: the encoder's where there is one.
     """
 
     embeddings: Float32Array

@@ -1,8 +1,9 @@
 """What a base model's folder demands of its adapters, read from its files without loading the model.
 
 The one implementation of the base's shapes, fingerprint and weights digest: training, service and engine all call it,
-so they agree. Knows Hugging Face T5 folders (``config.json`` and safetensors, sharded or not) and no adapters. May be
-called from any thread; reading the weights for their digest takes about a second per gigabyte.
+so they agree. Knows Hugging Face folders (``config.json`` and safetensors, sharded or not) of T5 and of decoder-only
+models (``…ForCausalLM``: Llama, Mistral, Qwen and their like), and no adapters. May be called from any thread; reading
+the weights for their digest takes about a second per gigabyte.
 """
 
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from adapters.digest import digest_bytes_of, digest_files
 from adapters.errors import InvalidAdapterError, InvalidBaseError
-from adapters.manifest import MANIFEST_FILE, BaseModelSpec
+from adapters.manifest import MANIFEST_FILE, BaseModelSpec, is_encoder_decoder
 from adapters.safetensors_file import HeaderLimits, TensorEntry, open_regular, read_header
 from adapters.strict_json import parse_object, show
 
@@ -20,8 +21,11 @@ _INDEX_FILE = "model.safetensors.index.json"
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.safetensors")
 _LIMITS = HeaderLimits(max_header_bytes=16 << 20, max_tensors=65_536)
 _WEIGHT_SUFFIX = ".weight"
-# Two-dimensional weights of T5 that are tables or the output head, not layers an adapter may target.
-_NOT_LINEAR = {"shared", "embed_tokens", "relative_attention_bias", "lm_head"}
+# Two-dimensional weights that are tables or the output head, not layers an adapter may target.
+_NOT_LINEAR = {
+    *("shared", "embed_tokens", "relative_attention_bias", "lm_head"),
+    *("embed_positions", "word_embeddings", "wte", "wpe", "embed_in", "embed_out"),
+}
 
 
 def read_base_spec(folder: Path, model_id: str | None = None) -> BaseModelSpec:
@@ -45,26 +49,23 @@ def read_base_spec(folder: Path, model_id: str | None = None) -> BaseModelSpec:
 def _read(folder: Path, model_id: str | None) -> BaseModelSpec:
     config = parse_object((folder / _CONFIG_FILE).read_bytes(), _CONFIG_FILE)
     files = _weights_files(folder)
-    shapes: dict[str, tuple[int, int]] = {}
-    norms: set[str] = set()
+    entries: dict[str, TensorEntry] = {}
     for path in files.values():
         # Hub snapshots are links into the hub's cache; the folder is the operator's own.
         with open_regular(path.resolve()) as file:
-            entries = read_header(file, _LIMITS)
-        shapes |= _linear_shapes(entries)
-        norms |= _norm_paths(entries)
+            entries |= read_header(file, _LIMITS)
+    architecture = _architecture(config)
+    has_encoder = is_encoder_decoder(architecture)
+    d_model = _size(config, "d_model" if has_encoder else "hidden_size")
     return BaseModelSpec(
         model_id=model_id or _own_model_id(folder),
-        architecture=_architecture(config),
-        d_model=_size(config, "d_model"),
+        architecture=architecture,
+        d_model=d_model,
         vocab_size=_size(config, "vocab_size"),
-        linear_shapes=shapes,
+        linear_shapes=_linear_shapes(entries),
         weights_digest=digest_bytes_of(files[_WEIGHTS_FILE]) if _WEIGHTS_FILE in files else digest_files(files),
-        norm_paths=frozenset(norms),
-        # Where a T5 config leaves it out, the decoder is as deep as the encoder.
-        num_decoder_layers=_size(config, "num_decoder_layers" if config.get("num_decoder_layers") else "num_layers"),
-        num_heads=_size(config, "num_heads"),
-        d_kv=_size(config, "d_kv"),
+        norm_paths=_norm_paths(entries, d_model),
+        **_prefix_sizes(config) if has_encoder else {},
     )
 
 
@@ -90,11 +91,20 @@ def _linear_shapes(entries: dict[str, TensorEntry]) -> dict[str, tuple[int, int]
     return shapes
 
 
-def _norm_paths(entries: dict[str, TensorEntry]) -> set[str]:
-    return {
+def _norm_paths(entries: dict[str, TensorEntry], d_model: int) -> frozenset[str]:
+    return frozenset(
         name.removesuffix(_WEIGHT_SUFFIX)
         for name, entry in entries.items()
-        if name.endswith(_WEIGHT_SUFFIX) and len(entry.shape) == 1
+        if name.endswith(_WEIGHT_SUFFIX) and entry.shape == (d_model,)
+    )
+
+
+def _prefix_sizes(config: dict[str, object]) -> dict[str, int]:
+    return {
+        # Where a T5 config leaves it out, the decoder is as deep as the encoder.
+        "num_decoder_layers": _size(config, "num_decoder_layers" if config.get("num_decoder_layers") else "num_layers"),
+        "num_heads": _size(config, "num_heads"),
+        "d_kv": _size(config, "d_kv"),
     }
 
 

@@ -47,6 +47,11 @@ class AdapterKind(StrEnum):
         return AdapterRole.PROMPT if self in (AdapterKind.PROMPT, AdapterKind.PREFIX) else AdapterRole.WEIGHTS
 
 
+def is_encoder_decoder(architecture: str) -> bool:
+    """Whether a model of that class has an encoder; transformers ends the names of those that have none one way."""
+    return not architecture.endswith("ForCausalLM")
+
+
 @dataclass(frozen=True)
 class BaseModelSpec:
     """What a base model demands of its adapters.
@@ -60,8 +65,8 @@ class BaseModelSpec:
         weights_digest: SHA-256 of the base's weights file where known.
         norm_paths: Module path of every norm an adapter may tune; all are ``d_model`` wide.
         num_decoder_layers: Decoder layers, each with one prefix; 0 where prefixes are not served.
-        num_heads: Heads of each attention.
-        d_kv: Width of a head.
+        num_heads: Heads of each attention; 0 where prefixes are not served.
+        d_kv: Width of a head; 0 where prefixes are not served.
     """
 
     model_id: str
@@ -74,6 +79,11 @@ class BaseModelSpec:
     num_decoder_layers: int = 0
     num_heads: int = 0
     d_kv: int = 0
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether prompts go through an encoder; if not, adapters are those PEFT makes for ``CAUSAL_LM``."""
+        return is_encoder_decoder(self.architecture)
 
     @property
     def fingerprint(self) -> str:

@@ -39,6 +39,8 @@ class Prefix:
     """What sizes a prefix.
 
     Attributes:
+        task_type: The kind of model it was trained for, as the config says it, or None.
+        num_copies: How often PEFT writes it for the base, by ``num_transformer_submodules``.
         num_virtual_tokens: P.
         num_layers: L.
         num_heads: H.
@@ -46,6 +48,8 @@ class Prefix:
         base_model: Name of the base, for people.
     """
 
+    task_type: object
+    num_copies: object
     num_virtual_tokens: int
     num_layers: int
     num_heads: int
@@ -58,15 +62,12 @@ class Prefix:
 
         Raises:
             InvalidAdapterError: If a field is missing or out of range.
-            UnsupportedAdapterError: If it is for another kind of model, or switches on something not computed.
+            UnsupportedAdapterError: If it switches on something not computed.
         """
         refuse_other_fields(raw, _FIELDS)
-        check_task_type(raw)
-        if raw.get("num_transformer_submodules") != 2:
-            raise UnsupportedAdapterError(
-                "a prefix needs num_transformer_submodules 2: PEFT runs no other on an encoder-decoder"
-            )
         return cls(
+            task_type=raw.get("task_type"),
+            num_copies=raw.get("num_transformer_submodules"),
             num_virtual_tokens=count(raw.get("num_virtual_tokens"), "num_virtual_tokens"),
             num_layers=count(raw.get("num_layers"), "num_layers"),
             num_heads=count(raw.get("num_attention_heads"), "num_attention_heads"),
@@ -79,8 +80,16 @@ class Prefix:
 
         Raises:
             InvalidAdapterError: If there are other tensors, or the rows contradict the config.
+            UnsupportedAdapterError: If it or the base is for another kind of model than an encoder-decoder.
             WrongBaseError: If the base's decoder has other layers or heads.
         """
+        if not base.is_encoder_decoder:
+            raise UnsupportedAdapterError("a prefix is not served on a decoder-only base; train a soft prompt")
+        check_task_type(self.task_type, base)
+        if self.num_copies != 2:
+            raise UnsupportedAdapterError(
+                "a prefix needs num_transformer_submodules 2: PEFT runs no other on an encoder-decoder"
+            )
         check_names(entries, {ROWS}, "PREFIX_TUNING")
         stated = (self.num_virtual_tokens, 2 * self.num_layers * self.width)
         if matrix_shape(entries, ROWS) != stated:

@@ -1,6 +1,7 @@
 """Soft prompts: prompt tuning, P-tuning (whose network PEFT folds away at saving) and multitask prompt tuning.
 
-PEFT stores a seq2seq prompt once for the encoder and once for the decoder; only the first is used. Any thread.
+For an encoder-decoder PEFT stores a prompt twice, for the encoder and for the decoder; only the first is used. Any
+thread.
 
 Shapes: P virtual tokens, D width of the base, K tasks, R ranks of a task.
 
@@ -44,11 +45,13 @@ class SoftPrompt:
 
     Attributes:
         peft_type: As the config says it.
+        task_type: The kind of model it was trained for, as the config says it, or None.
         num_virtual_tokens: Rows that are used, P.
         base_model: Name of the base, for people.
     """
 
     peft_type: str
+    task_type: object
     num_virtual_tokens: int
     base_model: str
 
@@ -58,27 +61,28 @@ class SoftPrompt:
 
         Raises:
             InvalidAdapterError: If a field is missing or out of range.
-            UnsupportedAdapterError: If it is for another kind of model, or switches on something not computed.
+            UnsupportedAdapterError: If it switches on something not computed.
         """
         refuse_other_fields(raw, _FIELDS)
-        check_task_type(raw)
         num_virtual_tokens = count(raw.get("num_virtual_tokens"), "num_virtual_tokens")
-        return cls(str(raw["peft_type"]), num_virtual_tokens, base_model_of(raw))
+        return cls(str(raw["peft_type"]), raw.get("task_type"), num_virtual_tokens, base_model_of(raw))
 
     def plan(self, entries: Mapping[str, TensorEntry], base: BaseModelSpec) -> PromptPlan:
         """Check names and shapes of the tensors; read no value.
 
         Raises:
             InvalidAdapterError: If tensors are missing, do not belong, or contradict each other or the config.
-            UnsupportedAdapterError: If it holds several tasks.
+            UnsupportedAdapterError: If it is for another kind of model, or holds several tasks.
             WrongBaseError: If it is not as wide as the base.
         """
+        check_task_type(self.task_type, base)
         is_multitask = self.peft_type == "MULTITASK_PROMPT_TUNING"
         check_names(entries, {ROWS, TASK_COLS, TASK_ROWS} if is_multitask else {ROWS}, self.peft_type)
         num_rows, width = matrix_shape(entries, ROWS)
         if width != base.d_model:
             raise WrongBaseError(f"the soft prompt is {width} wide; {show(base.model_id)} needs {base.d_model}")
-        if num_rows not in (self.num_virtual_tokens, 2 * self.num_virtual_tokens):
+        copies = (1, 2) if base.is_encoder_decoder else (1,)
+        if num_rows not in [num_copies * self.num_virtual_tokens for num_copies in copies]:
             raise InvalidAdapterError(
                 f"the soft prompt has {num_rows} rows, but {CONFIG_FILE} says {self.num_virtual_tokens} tokens"
             )
@@ -88,15 +92,16 @@ class SoftPrompt:
         return PromptPlan(AdapterKind.PROMPT, self.num_virtual_tokens, load)
 
 
-def check_task_type(raw: Mapping[str, object]) -> None:
-    """Accept a prompt that was trained for an encoder-decoder.
+def check_task_type(task_type: object, base: BaseModelSpec) -> None:
+    """Accept a prompt that was trained for the base's kind of model, or says nothing of it.
 
     Raises:
         UnsupportedAdapterError: If it says to be for another kind of model.
     """
-    if raw.get("task_type") not in (None, "SEQ_2_SEQ_LM"):
+    name, needed = ("an encoder-decoder", "SEQ_2_SEQ_LM") if base.is_encoder_decoder else ("decoder-only", "CAUSAL_LM")
+    if task_type not in (None, needed):
         raise UnsupportedAdapterError(
-            f"a soft prompt for {show(raw['task_type'])} is not supported; the base is an encoder-decoder: SEQ_2_SEQ_LM"
+            f"a soft prompt for {show(task_type)} is not supported; the base is {name}: {needed}"
         )
 
 

@@ -96,6 +96,46 @@ def test_read_base_spec_of_shards_joins_them(tmp_path: Path) -> None:
     assert spec.weights_digest == digest_files({name: tmp_path / name for name in names})
 
 
+CAUSAL_CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_size": 8, "vocab_size": 32}
+CAUSAL_TENSORS = {
+    "model.embed_tokens.weight": (32, 8),
+    "model.layers.0.self_attn.q_proj.weight": (12, 8),
+    "model.layers.0.self_attn.q_proj.bias": (12,),
+    "model.layers.0.self_attn.q_norm.weight": (4,),
+    "model.layers.0.mlp.down_proj.weight": (8, 20),
+    "model.layers.0.input_layernorm.weight": (8,),
+    "model.norm.weight": (8,),
+    "lm_head.weight": (32, 8),
+}
+
+
+def write_causal(folder: Path, left_out: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CAUSAL_CONFIG))
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in CAUSAL_TENSORS.items() if name != left_out}
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+    return folder
+
+
+def test_read_base_spec_of_decoder_only_base_leaves_tables_head_and_biases_out(tmp_path: Path) -> None:
+    spec = read_base_spec(write_causal(tmp_path / "tiny"))
+    assert spec.linear_shapes == {"model.layers.0.self_attn.q_proj": (12, 8), "model.layers.0.mlp.down_proj": (8, 20)}
+    assert spec.norm_paths == {"model.norm", "model.layers.0.input_layernorm"}
+    assert (spec.architecture, spec.d_model, spec.vocab_size) == ("LlamaForCausalLM", 8, 32)
+    assert (spec.is_encoder_decoder, spec.num_decoder_layers) == (False, 0)
+
+
+def test_read_base_spec_of_decoder_only_base_with_tied_head_has_the_same_fingerprint(tmp_path: Path) -> None:
+    tied = read_base_spec(write_causal(tmp_path / "tied", left_out="lm_head.weight"))
+    assert tied.fingerprint == read_base_spec(write_causal(tmp_path / "untied")).fingerprint
+
+
+def test_fingerprint_of_shipped_base_is_what_its_adapters_carry() -> None:
+    library = Path(__file__).parents[3] / "adapters/library"
+    card = json.loads((library / "dialogsum/medley.json").read_text())
+    assert read_base_spec(library / "medley-mini").fingerprint == card["base_fingerprint"]
+
+
 def _index(weight_map: object) -> str:
     return json.dumps({"weight_map": weight_map})
 

@@ -27,7 +27,7 @@ def test_parse_config_of_lora_is_read() -> None:
 
 
 def test_parse_config_of_prompt_is_read() -> None:
-    assert parse_config(prompt_config(7)) == SoftPrompt("PROMPT_TUNING", 7, "tiny-t5")
+    assert parse_config(prompt_config(7)) == SoftPrompt("PROMPT_TUNING", "SEQ_2_SEQ_LM", 7, "tiny-t5")
 
 
 def test_scaling_of_rslora_is_alpha_over_root_of_rank() -> None:
