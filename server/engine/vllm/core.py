@@ -1,0 +1,121 @@
+"""What the engine needs of a running vLLM, in our own nouns: so that all else of the engine can be tested without vLLM.
+
+Knows no vLLM type and no state of a request but its key. Event loop's thread, where nothing else is said.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.engine.base import EngineInfo, EngineOutput, EngineRequest, ResolvedAdapter
+from server.engine.vllm.config import VllmEngineConfig
+
+
+class CoreDiedError(Exception):
+    """The process behind a :class:`Core` is gone; only another launch helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A request on its way to vLLM, its adapters resident.
+
+    Attributes:
+        key: Names it in :meth:`Core.abort`; never used twice, unlike request ids.
+        request: What was asked for.
+        lora: What :meth:`Core.load_lora` returned, or None.
+        soft_prompt: What :meth:`Core.read_soft_prompt` returned, or None.
+        held_s: Seconds from submission until now.
+    """
+
+    key: str
+    request: EngineRequest
+    lora: object | None
+    soft_prompt: object | None
+    held_s: float
+
+
+class Core(Protocol):
+    """One launched vLLM.
+
+    Attributes:
+        info: What was launched.
+        num_resident_loras: Most LoRAs it may be given at once; it must never have a reason to evict one by itself.
+        num_steps: Steps since the launch.
+    """
+
+    info: EngineInfo
+    num_resident_loras: int
+    num_steps: int
+
+    async def run(self) -> None:
+        """Hand out outputs until the core is gone.
+
+        Raises:
+            CoreDiedError: Once it is; the only way this ends, but for being cancelled.
+        """
+        ...
+
+    async def add(self, handover: Handover, deliver: Callable[[EngineOutput], None]) -> None:
+        """Begin a request, whose outputs then go to ``deliver``, the last one with a finish reason.
+
+        Raises:
+            MedleyError: If vLLM refuses it.
+            CoreDiedError: If the core is gone.
+        """
+        ...
+
+    async def abort(self, key: str) -> None:
+        """Deliver nothing more for a request, and free its sequence. Unknown keys and dead cores are ignored."""
+        ...
+
+    def check(self, adapter: ResolvedAdapter) -> None:
+        """Look whether vLLM can take an adapter's files. A worker thread.
+
+        Raises:
+            AdapterError: If it cannot.
+        """
+        ...
+
+    def read_soft_prompt(self, adapter: ResolvedAdapter) -> object:
+        """Return what requests with a soft prompt need of it. A worker thread.
+
+        Raises:
+            AdapterError: If its files are not sound.
+        """
+        ...
+
+    async def load_lora(self, adapter: ResolvedAdapter) -> object:
+        """Bring a LoRA into vLLM, which computes nothing meanwhile.
+
+        Raises:
+            AdapterError: If vLLM refuses it.
+            CoreDiedError: If the core is gone.
+        """
+        ...
+
+    async def unload_lora(self, lora: object) -> None:
+        """Take out what :meth:`load_lora` returned.
+
+        Raises:
+            CoreDiedError: If the core is gone.
+        """
+        ...
+
+    def shutdown(self) -> None:
+        """End the process behind it, if it still runs, and wait for that. A worker thread."""
+        ...
+
+
+Launch = Callable[[VllmEngineConfig], Core]
+"""Starts vLLM and waits until the base is loaded. A worker thread. Raises MedleyError, saying what to do."""
+
+
+def launch_async_llm(config: VllmEngineConfig) -> Core:
+    """Start vLLM's own engine.
+
+    Raises:
+        MedleyError: If it cannot be started.
+    """
+    from server.engine.vllm.async_llm import AsyncLlmCore
+
+    return AsyncLlmCore(config)

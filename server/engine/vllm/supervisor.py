@@ -1,0 +1,167 @@
+"""Keeps one vLLM running: launches it, notices its death, launches another after a while.
+
+Knows no requests and no adapters: it tells its owner when a core is up and when it is gone. Event loop's thread.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from server.core.errors import InternalError, MedleyError
+from server.engine.vllm.core import Core, CoreDiedError
+
+_log = logging.getLogger(__name__)
+
+_PROGRESS_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackOff:
+    """How long to wait before another launch.
+
+    Attributes:
+        first_s: Before the first; doubled before each further one.
+        longest_s: At most.
+        forgiven_s: A core that lived for so long makes the next wait the first again.
+    """
+
+    first_s: float = 1.0
+    longest_s: float = 60.0
+    forgiven_s: float = 120.0
+
+
+class Supervisor:
+    """Keeps one core running.
+
+    Args:
+        launch: Starts a core and waits until it can serve; called on a thread of its own.
+        went_up: Told of each core that is up, just before it runs.
+        went_down: Told that it is gone; not of the end by :meth:`stop`.
+        back_off: How long to wait in between.
+    """
+
+    def __init__(
+        self,
+        launch: Callable[[], Core],
+        *,
+        went_up: Callable[[Core], None],
+        went_down: Callable[[], None],
+        back_off: BackOff,
+    ) -> None:
+        """Launch nothing yet."""
+        self._launch, self._went_up, self._went_down, self._back_off = launch, went_up, went_down, back_off
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a core runs, or will."""
+        return self._task is not None and not self._task.done()
+
+    async def start(self) -> None:
+        """Launch the first core; from then on keep one running.
+
+        Raises:
+            MedleyError: If the first cannot be launched.
+        """
+        core = await self._launch_one()
+        self._task = asyncio.create_task(self._keep(core), name="vllm-supervisor")
+        # So that a core is up when this returns.
+        await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        """End the core that runs, and launch none any more."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _keep(self, core: Core) -> None:
+        wait_s = self._back_off.first_s
+        while True:
+            up_since_s = time.monotonic()
+            await self._run(core)
+            self._went_down()
+            if time.monotonic() - up_since_s >= self._back_off.forgiven_s:
+                wait_s = self._back_off.first_s
+            core, wait_s = await self._launch_another(wait_s)
+
+    async def _run(self, core: Core) -> None:
+        """Run a core until it dies."""
+        self._went_up(core)
+        try:
+            await core.run()
+        except CoreDiedError as error:
+            _log.error("the engine died: %s", error)  # noqa: TRY400
+        except Exception:
+            _log.exception("the engine's outputs could not be read; it is given up")
+        finally:
+            await asyncio.shield(asyncio.to_thread(core.shutdown))
+
+    async def _launch_another(self, wait_s: float) -> tuple[Core, float]:
+        """Launch until it works; returns the core and how long to wait before the next time."""
+        while True:
+            _log.warning("the engine is launched again in %g s", wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, self._back_off.longest_s)
+            try:
+                return await self._launch_one(), wait_s
+            except MedleyError as error:
+                _log.error("the engine could not be launched: %s", error.message)  # noqa: TRY400
+
+    async def _launch_one(self) -> Core:
+        """Launch one core, saying from time to time that this still goes on.
+
+        On a daemon thread: a process that is told to end meanwhile shall not wait for a launch of minutes.
+        """
+        launched: asyncio.Future[Core] = asyncio.get_running_loop().create_future()
+        started_s = time.monotonic()
+        threading.Thread(target=self._launch_into, args=(launched,), name="vllm-launch", daemon=True).start()
+        try:
+            while not (await asyncio.wait((launched,), timeout=_PROGRESS_S))[0]:
+                _log.info("the engine is starting", extra={"since_s": round(time.monotonic() - started_s)})
+        except asyncio.CancelledError:
+            launched.cancel()
+            raise
+        core = launched.result()
+        _log.info("the engine is up", extra={"after_s": round(time.monotonic() - started_s, 1)})
+        return core
+
+    def _launch_into(self, launched: "asyncio.Future[Core]") -> None:
+        """Launch a core and hand it over. The launching thread."""
+        try:
+            core = self._launch()
+        except MedleyError as failure:
+            _post(launched, partial(_fail, launched, failure))
+        except Exception as failure:
+            _log.exception("the engine could not be launched")
+            error = InternalError(f"the engine could not be launched: {failure}")
+            _post(launched, partial(_fail, launched, error))
+        else:
+            if not _post(launched, partial(_hand_over, launched, core)):
+                core.shutdown()
+
+
+def _post(launched: "asyncio.Future[Core]", call: Callable[[], None]) -> bool:
+    """Have a call made on the event loop; return False if that is closed."""
+    try:
+        launched.get_loop().call_soon_threadsafe(call)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _hand_over(launched: "asyncio.Future[Core]", core: Core) -> None:
+    if launched.cancelled():
+        threading.Thread(target=core.shutdown, name="vllm-shutdown").start()
+    else:
+        launched.set_result(core)
+
+
+def _fail(launched: "asyncio.Future[Core]", error: MedleyError) -> None:
+    if not launched.cancelled():
+        launched.set_exception(error)
