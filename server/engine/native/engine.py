@@ -45,7 +45,7 @@ from server.engine.native.layers.weight_adapter import AdaptableBase
 from server.engine.native.runner import Runner
 from server.engine.native.scheduler import Scheduler
 from server.engine.native.step_loop import Outputs, StepLoop, new_future
-from server.engine.native.streams import OutputStream
+from server.engine.streams import OutputStream
 
 __all__ = ["NativeEngine", "NativeEngineConfig"]
 
