@@ -10,7 +10,6 @@ from adapters.adapter_weights import Float32Array, PrefixWeights, WeightAdapterW
 from adapters.codec import CodecLimits, read_adapter
 from adapters.errors import AdapterError, InvalidAdapterError, StoreError
 from adapters.manifest import BaseModelSpec
-from server.core.errors import ErrorCode, FailedPreconditionError, InternalError, MedleyError, code_of
 from server.engine.base import ResolvedAdapter
 from server.engine.native.adapter_payload import AdapterPayload
 from server.engine.native.layers.finite import is_finite
@@ -71,14 +70,3 @@ class AdapterLoader:
         if not is_finite(tensor):
             raise InvalidAdapterError("the adapter holds values that are not finite in the serving dtype")
         return tensor
-
-
-def loading_error(error: Exception) -> MedleyError:
-    """Return the error of a request whose adapter could not be loaded."""
-    if isinstance(error, MedleyError):
-        return error
-    if not isinstance(error, AdapterError):
-        return InternalError("the adapter could not be loaded")
-    code = code_of(error)
-    kinds: dict[ErrorCode, type[MedleyError]] = {kind.code: kind for kind in MedleyError.__subclasses__()}
-    return kinds.get(code, FailedPreconditionError)(error.message)

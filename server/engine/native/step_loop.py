@@ -15,7 +15,7 @@ from adapters.manifest import AdapterRole
 from server.core.errors import InternalError, MedleyError, ResourceExhaustedError
 from server.core.outputs import FinishReason
 from server.engine.base import EngineOutput, EngineStats, ResolvedAdapter
-from server.engine.native.adapter_loading import loading_error
+from server.engine.loading_error import loading_error
 from server.engine.native.adapter_payload import AdapterPayload
 from server.engine.native.adapter_slots import ResidentAdapters
 from server.engine.native.adapter_tiers import AdapterTiers
