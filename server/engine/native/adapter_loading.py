@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adapters.adapter_weights import Float32Array, PrefixWeights, WeightAdapterWeights
 from adapters.codec import CodecLimits, read_adapter
-from adapters.errors import AdapterError, InvalidAdapterError, StoreError
+from adapters.errors import InvalidAdapterError, StoreError
 from adapters.manifest import BaseModelSpec
 from server.engine.base import ResolvedAdapter
 from server.engine.native.adapter_payload import AdapterPayload
