@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+import fastapi.routing
 from fastapi import FastAPI
-from fastapi.routing import iter_route_contexts
 from starlette.datastructures import Headers
 from starlette.routing import Mount, compile_path
 from starlette.types import ASGIApp, Receive, Send
@@ -64,6 +64,9 @@ HTTP_RULES: Mapping[tuple[str, str], Rule] = MappingProxyType(
         ("POST", "/v1/unload_lora_adapter"): _WRITE,
     }
 )
+
+# FastAPI before 0.137, which vLLM holds to, keeps all routes in one list; later ones keep those of a router together.
+_each_route = getattr(fastapi.routing, "iter_route_contexts", iter)
 
 _Route = tuple[re.Pattern[str], frozenset[str] | None, str]
 
@@ -159,9 +162,9 @@ def _find(routes: tuple[_Route, ...], scope: AsgiScope) -> tuple[str, str] | Non
 
 def _routes(app: FastAPI) -> Iterator[_Route]:
     """List an application's routes in the order in which it looks at them."""
-    for route in iter_route_contexts(app.routes):
-        path = route.path or ""
-        if isinstance(route.original_route, Mount):
+    for route in _each_route(app.routes):
+        path, methods = route.path or "", getattr(route, "methods", None)
+        if isinstance(getattr(route, "original_route", route), Mount):
             path = path.rstrip("/") + "/{path:path}"
         pattern, template, _ = compile_path(path)
-        yield pattern, None if route.methods is None else frozenset(route.methods), template
+        yield pattern, None if methods is None else frozenset(methods), template
