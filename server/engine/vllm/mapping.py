@@ -5,7 +5,8 @@ Knows no queue, no process and no residency. Pure functions, any thread.
 Shapes: P virtual tokens, L positions of a prompt, virtual ones included.
 
 Source:
-    vLLM 0.32.0: ``vllm/sampling_params.py``, ``vllm/inputs/engine.py``, ``vllm/outputs.py``, ``vllm/exceptions.py``.
+    vLLM 0.32.0: ``vllm/sampling_params.py``, ``vllm/inputs/engine.py``, ``vllm/v1/engine/__init__.py``,
+    ``vllm/v1/outputs.py``, ``vllm/v1/core/sched/utils.py``, ``vllm/exceptions.py``.
 """
 
 import json
@@ -14,11 +15,12 @@ from pathlib import Path
 import vllm
 from vllm.exceptions import GracefulHTTPError, RetryableRequestError, VLLMClientError
 from vllm.inputs.engine import EmbedsInput, TokensInput, embeds_input, tokens_input
-from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
-from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput
+from vllm.v1.engine import FinishReason as RawFinishReason
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 
 from server.core.errors import (
     InternalError,
@@ -30,11 +32,15 @@ from server.core.errors import (
 from server.core.outputs import FinishReason, TokenLogprob
 from server.core.sampling import Grammar, SamplingParams
 from server.engine.base import EngineOutput, EngineRequest
-from server.engine.vllm.soft_prompts import SoftPrompts
+from server.engine.vllm.soft_prompts import SoftPrompt
 
 # What vLLM itself raises such temperatures to, with a warning in the log for each.
 _LEAST_TEMPERATURE = 0.01
-_FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "abort": FinishReason.ABORT}
+_FINISH_REASONS = {
+    RawFinishReason.STOP: FinishReason.STOP,
+    RawFinishReason.LENGTH: FinishReason.LENGTH,
+    RawFinishReason.ABORT: FinishReason.ABORT,
+}
 _PARAMS = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "structured_outputs": "grammar"}
 
 
@@ -74,19 +80,19 @@ def sampling_params(sampling: SamplingParams) -> vllm.SamplingParams:
         raise error(refused) from refused
 
 
-def prompt(request: EngineRequest, soft_prompts: SoftPrompts) -> TokensInput | EmbedsInput:
+def prompt(request: EngineRequest, soft_prompt: SoftPrompt | None) -> TokensInput | EmbedsInput:
     """Return what vLLM continues: the prompt's tokens, behind the rows of its soft prompt if it has one.
 
     Args:
         request: The request.
-        soft_prompts: Holds the rows of ``request.soft_prompt``.
+        soft_prompt: Its soft prompt's rows, or None.
     """
     token_ids = list(request.prompt_token_ids)
-    if request.soft_prompt is None:
+    if soft_prompt is None:
         return tokens_input(token_ids)
-    num_virtual_tokens = request.soft_prompt.num_virtual_tokens
+    num_virtual_tokens = soft_prompt.num_virtual_tokens
     return embeds_input(
-        soft_prompts.rows(request.soft_prompt.digest, num_virtual_tokens + len(token_ids)),
+        soft_prompt.rows(num_virtual_tokens + len(token_ids)),
         # Penalties count the ids at virtual positions as well. One that the prompt has anyway changes nothing there.
         prompt_token_ids=[token_ids[0]] * num_virtual_tokens + token_ids,
         is_token_ids=[False] * num_virtual_tokens + [True] * len(token_ids),
@@ -104,44 +110,43 @@ def lora_request(digest: str, int_id: int, path: Path) -> LoRARequest:
     return LoRARequest(digest, int_id, str(path))
 
 
-def output(raw: RequestOutput, request: EngineRequest, submitted_s: float | None = None) -> EngineOutput:
-    """Return what one output of vLLM adds to a request.
-
-    The token that ended the text is not in it. A row that vLLM could not compute ends with ``error``.
+def output(raw: EngineCoreOutput, request: EngineRequest, held_s: float | None = None) -> EngineOutput:
+    """Return what one output of vLLM's engine process adds to a request. The token that ended the text is not in it.
 
     Args:
-        raw: What vLLM gave, a delta.
+        raw: What vLLM gave.
         request: What it answers.
-        submitted_s: On the first output: monotonic time at which the request was submitted.
+        held_s: On the first output: seconds from submission until vLLM was given the request.
     """
-    completion = raw.outputs[0]
-    reason = None if completion.finish_reason is None else _FINISH_REASONS.get(completion.finish_reason)
-    if completion.finish_reason is not None and reason is None:
-        failed = UnavailableError("the engine could not finish the request; try again")
-        return EngineOutput(finish_reason=FinishReason.ERROR, error=failed)
-    num_tokens = len(completion.token_ids) - (reason is FinishReason.STOP and bool(completion.token_ids))
-    logprobs, num_logprobs = completion.logprobs, request.sampling.num_logprobs
+    reason = None if raw.finish_reason is None else _FINISH_REASONS.get(raw.finish_reason, FinishReason.ERROR)
+    # vLLM counts these only where it is told to by its environment.
+    if raw.num_nans_in_logits or reason is FinishReason.ERROR:
+        return EngineOutput(finish_reason=FinishReason.ERROR, error=_failure(raw))
+    num_tokens = len(raw.new_token_ids)
+    if reason is FinishReason.STOP and num_tokens:
+        num_tokens -= 1
     return EngineOutput(
-        tuple(completion.token_ids[:num_tokens]),
-        () if num_logprobs is None or not logprobs else _logprobs(logprobs[:num_tokens], num_logprobs),
-        _prompt_logprobs(raw, request) if raw.prompt_logprobs else (),
+        tuple(raw.new_token_ids[:num_tokens]),
+        () if raw.new_logprobs is None else _logprobs(raw.new_logprobs, num_tokens, request),
+        () if raw.new_prompt_logprobs_tensors is None else _prompt_logprobs(raw.new_prompt_logprobs_tensors, request),
         reason,
-        queue_s=None if submitted_s is None else _queue_s(raw, submitted_s),
+        queue_s=None if held_s is None else held_s + _queued_s(raw),
     )
 
 
 def error(raised: Exception) -> MedleyError:
     """Return what an exception of vLLM means to the caller; its message holds nothing of the server's inside."""
-    cause = raised.__cause__ if isinstance(raised, EngineGenerateError) and raised.__cause__ else raised
-    match cause:
+    match raised:
         case MedleyError():
-            return cause
+            return raised
         case VLLMClientError():
-            param = getattr(cause, "parameter", None)
+            param = getattr(raised, "parameter", None)
             # str() of it would add the value, which may be a whole schema.
-            return InvalidArgumentError(str(cause.args[0]) if cause.args else str(cause), param=_PARAMS.get(param, param))
+            return InvalidArgumentError(
+                str(raised.args[0]) if raised.args else str(raised), param=_PARAMS.get(param, param)
+            )
         case GracefulHTTPError():
-            return ResourceExhaustedError(cause.message)
+            return ResourceExhaustedError(raised.message)
         case EngineDeadError() | RetryableRequestError():
             return UnavailableError("the engine died; it is being restarted")
         case _:
@@ -170,33 +175,52 @@ def _choices(rule: str) -> list[str]:
     return choices
 
 
-def _logprobs(positions: list[dict[int, Logprob]], num_logprobs: int) -> tuple[TokenLogprob, ...]:
-    return tuple(_token_logprob(position, num_logprobs) for position in positions)
+def _failure(raw: EngineCoreOutput) -> MedleyError:
+    if raw.num_nans_in_logits:
+        return InternalError("the model's output for this request was not finite; its adapter may be damaged")
+    return UnavailableError("the engine could not finish this request; try again")
 
 
-def _prompt_logprobs(raw: RequestOutput, request: EngineRequest) -> tuple[TokenLogprob | None, ...]:
+def _logprobs(raw: LogprobsLists, num_tokens: int, request: EngineRequest) -> tuple[TokenLogprob, ...]:
+    return _token_logprobs(
+        raw.logprob_token_ids[:num_tokens].tolist(),
+        raw.logprobs[:num_tokens].tolist(),
+        request.sampling.num_logprobs or 0,
+    )
+
+
+def _prompt_logprobs(raw: LogprobsTensors, request: EngineRequest) -> tuple[TokenLogprob | None, ...]:
+    # vLLM's rows begin with the second position, as nothing stands before the first.
     num_virtual_tokens = request.soft_prompt.num_virtual_tokens if request.soft_prompt else 0
-    num_logprobs = request.sampling.num_prompt_logprobs or 0
+    first_row = max(num_virtual_tokens - 1, 0)
+    known = _token_logprobs(
+        raw.logprob_token_ids[first_row:].tolist(),
+        raw.logprobs[first_row:].tolist(),
+        request.sampling.num_prompt_logprobs or 0,
+    )
+    return known if num_virtual_tokens else (None, *known)
+
+
+def _token_logprobs(
+    token_ids: list[list[int]], logprobs: list[list[float]], num_logprobs: int
+) -> tuple[TokenLogprob, ...]:
+    # A row has the token itself, then the likeliest ones, best first; more of them than asked for where a neighbour in
+    # the batch asked for more.
     return tuple(
-        None if position is None else _token_logprob(position, num_logprobs)
-        for position in raw.prompt_logprobs[num_virtual_tokens:]
+        TokenLogprob(
+            row_ids[0],
+            row[0],
+            top=tuple(
+                TokenLogprob(token_id, logprob)
+                for token_id, logprob in zip(row_ids[1 : num_logprobs + 1], row[1 : num_logprobs + 1], strict=True)
+            ),
+        )
+        for row_ids, row in zip(token_ids, logprobs, strict=True)
     )
 
 
-def _token_logprob(position: dict[int, Logprob], num_logprobs: int) -> TokenLogprob:
-    # The first is the token itself, then the likeliest ones, best first; the token has its rank's place among them.
-    entries = iter(position.items())
-    token_id, chosen = next(entries)
-    top = [(each.rank, other_id, each.logprob) for other_id, each in entries]
-    if chosen.rank <= num_logprobs:
-        top.insert(chosen.rank - 1, (chosen.rank, token_id, chosen.logprob))
-    return TokenLogprob(
-        token_id,
-        chosen.logprob,
-        top=tuple(TokenLogprob(other_id, logprob) for _, other_id, logprob in top[:num_logprobs]),
-    )
-
-
-def _queue_s(raw: RequestOutput, submitted_s: float) -> float | None:
-    # Both clocks are the machine's monotonic one. Without statistics vLLM does not say when it began.
-    return None if raw.metrics is None else max(raw.metrics.scheduled_ts - submitted_s, 0.0)
+def _queued_s(raw: EngineCoreOutput) -> float:
+    # Without statistics vLLM does not say when it began.
+    times_s: dict[EngineCoreEventType, float] = {event.type: event.timestamp for event in raw.events or ()}
+    begin_s = times_s.get(EngineCoreEventType.QUEUED, 0.0)
+    return max(times_s.get(EngineCoreEventType.SCHEDULED, begin_s) - begin_s, 0.0)

@@ -16,73 +16,78 @@ Source:
     vLLM 0.32.0: ``vllm/inputs/engine.py`` (``EmbedsInput``), ``vllm/v1/core/kv_cache_utils.py``.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from adapters.adapter_weights import SoftPromptWeights
 from adapters.codec import CodecLimits, read_adapter
-from adapters.errors import UnsupportedAdapterError
+from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
 from adapters.manifest import BaseModelSpec
-from server.engine.base import ResolvedAdapter
 
 _LEAST_ROWS = 1024
 
 
-class SoftPrompts:
-    """The rows of the soft prompts in use, by digest.
+class SoftPrompt:
+    """One soft prompt's rows, ready to be sent.
 
     Args:
-        base: What the prompts must fit.
-        dtype: The serving dtype, as ``torch.bfloat16``.
-        max_virtual_tokens: Longest soft prompt accepted.
+        rows_PD: Its embeddings, (P, D), in the serving dtype.
     """
 
-    def __init__(self, base: BaseModelSpec, dtype: torch.dtype, max_virtual_tokens: int) -> None:
-        """Hold none."""
-        self._base = base
-        self._dtype = dtype
-        self._limits = CodecLimits(max_virtual_tokens=max_virtual_tokens)
-        self._padded_rows: dict[str, torch.Tensor] = {}
+    def __init__(self, rows_PD: torch.Tensor) -> None:
+        """Keep the rows."""
+        self._rows_PD = rows_PD
+        self._padded = _pad(rows_PD, len(rows_PD))
 
-    def load(self, adapter: ResolvedAdapter) -> None:
-        """Read and check a soft prompt's files, and keep its rows. Any thread; not on the event loop's.
+    @property
+    def num_virtual_tokens(self) -> int:
+        """P."""
+        return len(self._rows_PD)
 
-        Raises:
-            InvalidAdapterError: If the files break the format, or hold a value that is not finite.
-            UnsupportedAdapterError: If it is no soft prompt.
-            WrongBaseError: If it was made for another base.
-            AdapterTooLargeError: If it is too long.
-            OSError: If the files cannot be read.
-        """
-        weights = read_adapter(adapter.path, self._base, self._limits)
-        if not isinstance(weights, SoftPromptWeights):
-            raise UnsupportedAdapterError("the adapter is no soft prompt")
-        rows_PD = torch.from_numpy(weights.embeddings).to(self._dtype)
-        self._padded_rows[adapter.digest] = _pad(rows_PD, len(rows_PD))
-
-    def drop(self, digest: str) -> None:
-        """Forget a soft prompt, if it is held; requests that were handed its rows keep them. Any thread."""
-        self._padded_rows.pop(digest, None)
-
-    def rows(self, digest: str, length: int) -> torch.Tensor:
+    def rows(self, length: int) -> torch.Tensor:
         """Return what stands at the positions of a prompt, (L, D): the soft prompt's rows, then zeros.
 
         The tensor is shared and must not be changed. The event loop's thread.
 
         Args:
-            digest: Of a soft prompt that was loaded.
             length: L, at least P.
         """
-        rows = self._padded_rows[digest]
-        if len(rows) < length:
-            rows = self._padded_rows[digest] = _pad(rows, length)
-        return rows[:length]
+        if len(self._padded) < length:
+            self._padded = _pad(self._rows_PD, length)
+        return self._padded[:length]
 
 
-def _pad(rows: torch.Tensor, length: int) -> torch.Tensor:
+def read_soft_prompt(folder: Path, base: BaseModelSpec, dtype: torch.dtype, max_virtual_tokens: int) -> SoftPrompt:
+    """Read and check a soft prompt's files. Any thread; not on the event loop's.
+
+    Args:
+        folder: Its PEFT files.
+        base: What it must fit.
+        dtype: The serving dtype, as ``torch.bfloat16``.
+        max_virtual_tokens: Longest soft prompt accepted.
+
+    Raises:
+        InvalidAdapterError: If the files break the format, or hold a value that is not finite.
+        UnsupportedAdapterError: If it is no soft prompt.
+        WrongBaseError: If it was made for another base.
+        AdapterTooLargeError: If it is too long.
+        OSError: If the files cannot be read.
+    """
+    weights = read_adapter(folder, base, CodecLimits(max_virtual_tokens=max_virtual_tokens))
+    if not isinstance(weights, SoftPromptWeights):
+        raise UnsupportedAdapterError("the adapter is no soft prompt")
+    rows_PD = torch.from_numpy(weights.embeddings).to(dtype)
+    if not torch.isfinite(rows_PD).all():
+        raise InvalidAdapterError(f"the soft prompt holds a value that {dtype} cannot hold")
+    return SoftPrompt(rows_PD)
+
+
+def _pad(rows_PD: torch.Tensor, length: int) -> torch.Tensor:
     num_rows = max(_LEAST_ROWS, 1 << (length - 1).bit_length())
     # numpy takes zeroed pages from the system as they are; torch would write each of them, and so make it take memory.
-    padded_bytes = np.zeros((num_rows, rows.shape[1] * rows.itemsize), np.uint8)
-    padded = torch.from_numpy(padded_bytes).view(rows.dtype)
-    padded[: len(rows)] = rows
+    padded_bytes = np.zeros((num_rows, rows_PD.shape[1] * rows_PD.itemsize), np.uint8)
+    padded = torch.from_numpy(padded_bytes).view(rows_PD.dtype)
+    padded[: len(rows_PD)] = rows_PD
     return padded
