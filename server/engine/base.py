@@ -164,6 +164,7 @@ class EngineStats:
         adapter_load_times: How long it took to bring adapters up, since start.
         num_steps: Steps since start.
         num_generated_tokens: Tokens since start.
+        is_restarting: Whether an engine that is not alive will be again by itself.
     """
 
     alive: bool
@@ -177,6 +178,7 @@ class EngineStats:
     adapter_load_times: DurationCounts = field(default=DurationCounts())
     num_steps: int = 0
     num_generated_tokens: int = 0
+    is_restarting: bool = False
 
 
 class Engine(Protocol):

@@ -26,7 +26,7 @@ class HealthService:
     """Liveness and readiness.
 
     Args:
-        engine: The engine whose step loop must live.
+        engine: The engine that must live.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -44,13 +44,17 @@ class HealthService:
         self._phase = phase
 
     def live(self) -> bool:
-        """Return False when only a restart helps."""
-        return self._phase is Phase.STARTING or self._engine.stats().alive
+        """Return False when only a restart of the server helps, and not where the engine restarts by itself."""
+        stats = self._engine.stats()
+        return self._phase is Phase.STARTING or stats.alive or stats.is_restarting
 
     def ready(self) -> Readiness:
         """Return whether requests are welcome."""
         if self._phase is not Phase.SERVING:
             return Readiness(ready=False, reason=f"the server is {self._phase}")
-        if not self._engine.stats().alive:
-            return Readiness(ready=False, reason="the engine died")
+        stats = self._engine.stats()
+        if not stats.alive:
+            return Readiness(
+                ready=False, reason="the engine is being restarted" if stats.is_restarting else "the engine died"
+            )
         return Readiness(ready=True)

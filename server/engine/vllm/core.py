@@ -7,12 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from server.core.errors import FailedPreconditionError
 from server.engine.base import EngineInfo, EngineOutput, EngineRequest, ResolvedAdapter
 from server.engine.vllm.config import VllmEngineConfig
 
 
 class CoreDiedError(Exception):
     """The process behind a :class:`Core` is gone; only another launch helps."""
+
+
+class NotFiniteError(FailedPreconditionError):
+    """A request's adapters took it where numbers end; only this request is concerned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class Core(Protocol):
     async def add(self, handover: Handover, deliver: Callable[[EngineOutput], None]) -> None:
         """Begin a request, whose outputs then go to ``deliver``, the last one with a finish reason.
 
+        One whose logits are not finite ends with :class:`NotFiniteError`.
+
         Raises:
             MedleyError: If vLLM refuses it.
             CoreDiedError: If the core is gone.
@@ -69,7 +76,7 @@ class Core(Protocol):
         ...
 
     def check(self, adapter: ResolvedAdapter) -> None:
-        """Look whether vLLM can take an adapter's files. A worker thread.
+        """Look whether vLLM can take an adapter, without loading it. A worker thread.
 
         Raises:
             AdapterError: If it cannot.

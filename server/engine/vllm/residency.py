@@ -72,6 +72,7 @@ class Residency(Generic[Payload]):
         capacity: How many there are.
         load: Brings an adapter up.
         unload: Takes one down; awaited before the next is brought up in its place.
+        load_times: Counts how long loading takes.
     """
 
     def __init__(
@@ -79,15 +80,15 @@ class Residency(Generic[Payload]):
         capacity: int,
         load: Callable[[ResolvedAdapter], Awaitable[Payload]],
         unload: Callable[[Payload], Awaitable[None]],
+        load_times: Durations,
     ) -> None:
         """Begin with empty places."""
         self._capacity = capacity
-        self._load, self._unload = load, unload
+        self._load, self._unload, self._load_times = load, unload, load_times
         self._places: OrderedDict[str, Place[Payload]] = OrderedDict()
         self._wishes: OrderedDict[str, _Wish[Payload]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self.num_loads = self.num_evictions = 0
-        self.load_times = Durations()
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -145,9 +146,8 @@ class Residency(Generic[Payload]):
             place.is_pinned = False
             self._grant()
 
-    def clear(self, error: MedleyError) -> tuple[ResolvedAdapter, ...]:
-        """Forget everything, as what held the adapters is gone; whoever waits gets ``error``. Returns the pinned."""
-        pinned = tuple(place.adapter for place in self._places.values() if place.is_pinned)
+    def clear(self, error: MedleyError) -> None:
+        """Forget everything, as what held the adapters is gone; whoever waits gets ``error``."""
         for task in self._tasks:
             task.cancel()
         for place in self._places.values():
@@ -157,7 +157,6 @@ class Residency(Generic[Payload]):
                 _fail(waiter, error)
         self._places.clear()
         self._wishes.clear()
-        return pinned
 
     def _find(self, digest: str) -> Place[Payload] | None:
         """Return a place that may be used at once, counting the user."""
@@ -230,7 +229,7 @@ class Residency(Generic[Payload]):
             self._grant()
             return
         self.num_loads += 1
-        self.load_times.observe(time.monotonic() - started_s)
+        self._load_times.observe(time.monotonic() - started_s)
         place.loaded.set_result(payload)
         self._grant()
 

@@ -85,7 +85,6 @@ class Supervisor:
         while True:
             up_since_s = time.monotonic()
             await self._run(core)
-            self._went_down()
             if time.monotonic() - up_since_s >= self._back_off.forgiven_s:
                 wait_s = self._back_off.first_s
             core, wait_s = await self._launch_another(wait_s)
@@ -94,11 +93,13 @@ class Supervisor:
         """Run a core until it dies."""
         self._went_up(core)
         try:
-            await core.run()
-        except CoreDiedError as error:
-            _log.error("the engine died: %s", error)  # noqa: TRY400
-        except Exception:
-            _log.exception("the engine's outputs could not be read; it is given up")
+            try:
+                await core.run()
+            except CoreDiedError as error:
+                _log.error("the engine died: %s", error)
+            except Exception:
+                _log.exception("the engine's outputs could not be read; it is given up")
+            self._went_down()
         finally:
             await asyncio.shield(asyncio.to_thread(core.shutdown))
 
@@ -111,7 +112,7 @@ class Supervisor:
             try:
                 return await self._launch_one(), wait_s
             except MedleyError as error:
-                _log.error("the engine could not be launched: %s", error.message)  # noqa: TRY400
+                _log.error("the engine could not be launched: %s", error.message)
 
     async def _launch_one(self) -> Core:
         """Launch one core, saying from time to time that this still goes on.
