@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 # vLLM's kernels are made for these ranks only.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Our words for what vLLM can do to a checkpoint while it loads it. What a checkpoint was stored as, it sees by itself.
-QUANTIZATIONS: Mapping[str, str | None] = MappingProxyType({"none": None, "bitsandbytes-4bit": "bitsandbytes"})
+# Our words for what vLLM does to a checkpoint while it loads it; bitsandbytes is not among it since 0.32. What a
+# checkpoint is stored as (AWQ, GPTQ, fp8), vLLM sees by itself.
+QUANTIZATIONS: Mapping[str, str | None] = MappingProxyType({"none": None, "int8": "int8_per_channel_weight_only"})
 
 _LOG = "the log settings"
 _SET_BY_MEDLEY: Mapping[str, str] = MappingProxyType(
@@ -108,8 +109,8 @@ class VllmEngineConfig:
         _require(
             self.quantization in QUANTIZATIONS,
             "quantization",
-            f"of the vllm engine must be one of {', '.join(QUANTIZATIONS)}; others go by vLLM's own name into "
-            "engine.vllm.quantization",
+            f"must be one of {', '.join(QUANTIZATIONS)} with vLLM; what else it can do at loading goes by its own name "
+            "into engine.vllm.quantization",
         )
         for name in ("max_num_seqs", "max_model_len", "max_new_tokens", "num_threads"):
             _require(getattr(self, name) >= 0, name, "must be 0 (the engine's choice) or positive")
@@ -134,7 +135,7 @@ def engine_arguments(config: VllmEngineConfig, folder: str | Path) -> "AsyncEngi
     Raises:
         InvalidArgumentError: If ``config.arguments`` has a name that vLLM does not know or that Medley sets itself, or
             a value of another type; ``param`` names it.
-        FailedPreconditionError: If the installed vLLM was built for another device.
+        FailedPreconditionError: If the installed vLLM was built for another device, or the base is no safetensors.
     """
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -150,9 +151,9 @@ def engine_arguments(config: VllmEngineConfig, folder: str | Path) -> "AsyncEngi
                 "engine.quantization and engine.vllm.quantization are both set; set one", param="quantization"
             )
         given["quantization"] = QUANTIZATIONS[config.quantization]
-    given.setdefault("use_tqdm_on_load", False)
+    _check_weights(Path(folder), given)
     return AsyncEngineArgs(
-        **given,
+        **{"use_tqdm_on_load": False, "load_format": "safetensors", **given},
         model=str(folder),
         dtype=config.dtype,
         max_model_len=config.max_model_len or None,
@@ -208,17 +209,32 @@ def check_arguments(given: Mapping[str, object], known: Mapping[str, Any]) -> di
     return {name: _checked(name, value, known) for name, value in given.items()}
 
 
+def _check_weights(folder: Path, given: Mapping[str, object]) -> None:
+    if given.get("load_format") in {"pt", "npcache"}:
+        raise InvalidArgumentError(
+            "engine.vllm.load_format: weights that are pickled are not loaded; convert them to safetensors",
+            param="engine.vllm.load_format",
+        )
+    if "load_format" not in given and folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise FailedPreconditionError(f"{folder} has no .safetensors files; convert the base to safetensors")
+
+
 def _checked(name: str, value: object, known: Mapping[str, Any]) -> object:
     param = f"engine.vllm.{name}"
     if name in _SET_BY_MEDLEY:
         raise InvalidArgumentError(f"{param} is Medley's own to set; set {_SET_BY_MEDLEY[name]}", param=param)
     if name not in known or name.startswith("_"):
-        near = difflib.get_close_matches(name, known, n=3)
+        near = difflib.get_close_matches(name, [each for each in known if not each.startswith("_")])
         advice = f"; did you mean {' or '.join(near)}?" if near else ""
         raise InvalidArgumentError(f"vLLM has no engine argument {name}{advice}", param=param)
     hint = known[name]
-    # vLLM writes out a few types as text, and takes the members of an enumeration by name as well.
-    if isinstance(hint, str) or _is_member(value, hint):
+    if members := _members(hint):
+        # vLLM takes these by name, and makes the member of it.
+        if value is None or value in members:
+            return value
+        raise InvalidArgumentError(f"{param} must be one of {', '.join(members)}", param=param)
+    # vLLM writes out a few types as text only.
+    if isinstance(hint, str):
         return value
     try:
         return TypeAdapter(hint).validate_python(value)
@@ -226,9 +242,11 @@ def _checked(name: str, value: object, known: Mapping[str, Any]) -> object:
         raise InvalidArgumentError(f"{param}: {_reasons(refused)}", param=param) from refused
 
 
-def _is_member(value: object, hint: Any) -> bool:
+def _members(hint: Any) -> list[str]:
     kinds = typing.get_args(hint) or (hint,)
-    return any(isinstance(kind, type) and issubclass(kind, enum.Enum) and value in kind.__members__ for kind in kinds)
+    return [
+        name for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum) for name in kind.__members__
+    ]
 
 
 def _reasons(refused: ValidationError) -> str:

@@ -23,7 +23,7 @@ import torch
 
 from adapters.adapter_weights import SoftPromptWeights
 from adapters.codec import CodecLimits, read_adapter
-from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
+from adapters.errors import UnsupportedAdapterError
 from adapters.manifest import BaseModelSpec
 
 _LEAST_ROWS = 1024
@@ -78,10 +78,7 @@ def read_soft_prompt(folder: Path, base: BaseModelSpec, dtype: torch.dtype, max_
     weights = read_adapter(folder, base, CodecLimits(max_virtual_tokens=max_virtual_tokens))
     if not isinstance(weights, SoftPromptWeights):
         raise UnsupportedAdapterError("the adapter is no soft prompt")
-    rows_PD = torch.from_numpy(weights.embeddings).to(dtype)
-    if not torch.isfinite(rows_PD).all():
-        raise InvalidAdapterError(f"the soft prompt holds a value that {dtype} cannot hold")
-    return SoftPrompt(rows_PD)
+    return SoftPrompt(torch.from_numpy(weights.embeddings).to(dtype))
 
 
 def _pad(rows_PD: torch.Tensor, length: int) -> torch.Tensor:
