@@ -32,13 +32,14 @@ from server.core.errors import (
 from server.core.outputs import FinishReason
 from server.core.sampling import MAX_SEED
 from server.engine.base import Engine, EngineInfo, EngineOutput, EngineRequest, EngineStats, Feature, ResolvedAdapter
+from server.engine.model_folder import model_folder
 from server.engine.native.adapter_loading import AdapterLoader
 from server.engine.native.adapter_payload import AdapterPayload
 from server.engine.native.adapter_tiers import AdapterTiers
 from server.engine.native.batch import Row
 from server.engine.native.config import NativeEngineConfig
 from server.engine.native.families.seq2seq import Seq2SeqModel
-from server.engine.native.families.seq2seq_weights import model_folder, read_linear
+from server.engine.native.families.seq2seq_weights import read_linear
 from server.engine.native.kernels import cpu
 from server.engine.native.layers.quantized_linear import linear_maker
 from server.engine.native.layers.weight_adapter import AdaptableBase

@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, T5Config
 
 from server.core.errors import FailedPreconditionError
-
-_FILES = ["*.json", "*.safetensors", "*.model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +53,6 @@ class Seq2SeqConfig:
     def widths(self) -> tuple[int, ...]:
         """Input and output widths of the layers' linears."""
         return self.d_model, self.num_heads * self.d_kv, self.d_ff
-
-
-def model_folder(model: str) -> Path:
-    """Return the folder of a model: itself, or the local snapshot of a hub id, fetched if need be.
-
-    Raises:
-        FailedPreconditionError: If there is no such folder and the hub does not give it.
-    """
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    try:
-        return Path(snapshot_download(model, allow_patterns=_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise FailedPreconditionError(f"model {model!r} is neither a folder nor available from the hub") from error
 
 
 def read_config(folder: Path) -> Seq2SeqConfig:
