@@ -11,7 +11,10 @@ import time
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
-_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+# The last two are put into records by uvicorn and by vLLM.
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
+    *("message", "asctime", "taskName", "color_message", "vllm_process_name")
+}
 _JOINED_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "grpc")
 # These tell every step of every request, or name the files they fetch.
 _QUIET_LOGGERS = ("absl", "uvicorn.access", "httpx", "httpcore", "urllib3", "alembic", "filelock", "fsspec", "datasets")

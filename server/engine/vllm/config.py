@@ -125,12 +125,13 @@ class VllmEngineConfig:
         return given if isinstance(given, int) else self.max_loras
 
 
-def engine_arguments(config: VllmEngineConfig, folder: str | Path) -> "AsyncEngineArgs":
+def engine_arguments(config: VllmEngineConfig, folder: str | Path, logging_file: Path) -> "AsyncEngineArgs":
     """Return vLLM's arguments for an engine; loads nothing, but imports vLLM.
 
     Args:
         config: What the operator set.
         folder: The base's files on local disk, or a hub id.
+        logging_file: What :func:`server.engine.vllm.logs.write_logging_config` wrote.
 
     Raises:
         InvalidArgumentError: If ``config.arguments`` has a name that vLLM does not know or that Medley sets itself, or
@@ -138,6 +139,7 @@ def engine_arguments(config: VllmEngineConfig, folder: str | Path) -> "AsyncEngi
         FailedPreconditionError: If the installed vLLM was built for another device, or the base is no safetensors.
     """
     from vllm import AsyncEngineArgs
+    from vllm.config.logging import LoggingConfig
     from vllm.platforms import current_platform
 
     if config.device not in {"auto", current_platform.device_type}:
@@ -165,6 +167,7 @@ def engine_arguments(config: VllmEngineConfig, folder: str | Path) -> "AsyncEngi
         max_logprobs=MAX_LOGPROBS,
         disable_log_stats=True,
         enable_log_requests=False,
+        logging_config=LoggingConfig(log_level="INFO", configure_logging=True, pylogging_config_file=str(logging_file)),
     )
 
 

@@ -140,11 +140,10 @@ def error(raised: Exception) -> MedleyError:
         case MedleyError():
             return raised
         case VLLMClientError():
-            param = getattr(raised, "parameter", None)
             # str() of it would add the value, which may be a whole schema.
-            return InvalidArgumentError(
-                str(raised.args[0]) if raised.args else str(raised), param=_PARAMS.get(param, param)
-            )
+            message = str(raised.args[0]) if raised.args else str(raised)
+            param = str(getattr(raised, "parameter", None) or "")
+            return InvalidArgumentError(message, param=_PARAMS.get(param, param) or None)
         case GracefulHTTPError():
             return ResourceExhaustedError(raised.message)
         case EngineDeadError() | RetryableRequestError():
