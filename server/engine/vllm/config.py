@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from adapters.manifest import BaseModelSpec
 from server.core.errors import FailedPreconditionError, InvalidArgumentError
 from server.core.sampling import MAX_LOGPROBS
 
@@ -125,12 +126,19 @@ class VllmEngineConfig:
         return given if isinstance(given, int) else self.max_loras
 
 
-def engine_arguments(config: VllmEngineConfig, folder: str | Path, logging_file: Path) -> "AsyncEngineArgs":
+def engine_arguments(
+    config: VllmEngineConfig, folder: str | Path, base: BaseModelSpec, logging_file: Path
+) -> "AsyncEngineArgs":
     """Return vLLM's arguments for an engine; loads nothing, but imports vLLM.
+
+    LoRAs are kept to the layers that the codec lets them change. vLLM 0.32 would also make room for them at the
+    embedding table and the output head, at a cost in each step; and at the table it takes the rows of a batch with a
+    soft prompt for others than they are, which ends its process on the CPU and writes out of bounds on a GPU.
 
     Args:
         config: What the operator set.
         folder: The base's files on local disk, or a hub id.
+        base: What the base has for adapters to change.
         logging_file: What :func:`server.engine.vllm.logs.write_logging_config` wrote.
 
     Raises:
@@ -155,13 +163,18 @@ def engine_arguments(config: VllmEngineConfig, folder: str | Path, logging_file:
         given["quantization"] = QUANTIZATIONS[config.quantization]
     _check_weights(Path(folder), given)
     return AsyncEngineArgs(
-        **{"use_tqdm_on_load": False, "load_format": "safetensors", **given},
+        **{
+            "use_tqdm_on_load": False,
+            "load_format": "safetensors",
+            "lora_target_modules": sorted({path.rpartition(".")[2] for path in base.linear_shapes}),
+            **given,
+            **_lora_places(config, current_platform.device_type),
+        },
         model=str(folder),
         dtype=config.dtype,
         max_model_len=config.max_model_len or None,
         max_num_seqs=config.max_num_seqs or None,
         enable_lora=True,
-        max_loras=config.max_loras,
         max_lora_rank=next(rank for rank in LORA_RANKS if rank >= config.max_lora_rank),
         enable_prompt_embeds=True,
         max_logprobs=MAX_LOGPROBS,
@@ -169,6 +182,16 @@ def engine_arguments(config: VllmEngineConfig, folder: str | Path, logging_file:
         enable_log_requests=False,
         logging_config=LoggingConfig(log_level="INFO", configure_logging=True, pylogging_config_file=str(logging_file)),
     )
+
+
+def _lora_places(config: VllmEngineConfig, device_type: str) -> dict[str, int]:
+    """Return how many LoRAs vLLM has places for, on the device and in host memory."""
+    if device_type != "cpu":
+        return {"max_loras": config.max_loras}
+    # On the CPU vLLM 0.32 adds to rows that have no LoRA what is in the last place (it takes their -1 for an index).
+    # It fills the first free place, so with one more than there can be LoRAs the last one stays zero.
+    num_places = config.max_resident_loras + 1
+    return {"max_loras": num_places, "max_cpu_loras": num_places}
 
 
 def engine_config(arguments: "AsyncEngineArgs") -> "VllmConfig":
