@@ -2,8 +2,12 @@
 
 The one implementation of the base's shapes, fingerprint and weights digest: training, service and engine all call it,
 so they agree. Knows Hugging Face folders (``config.json`` and safetensors, sharded or not) of T5 and of decoder-only
-models (``…ForCausalLM``: Llama, Mistral, Qwen and their like), and no adapters. May be called from any thread; reading
-the weights for their digest takes about a second per gigabyte.
+models (``…ForCausalLM``: Llama, Mistral, Qwen and their like), also quantized by AWQ or GPTQ, and no adapters. May be
+called from any thread; reading the weights for their digest takes about a second per gigabyte.
+
+Source:
+    How AWQ and GPTQ store a layer: vLLM 0.32.0, ``auto_awq.py`` and ``auto_gptq.py`` in
+    https://github.com/vllm-project/vllm/tree/v0.32.0/vllm/model_executor/layers/quantization.
 """
 
 import re
@@ -62,7 +66,7 @@ def _read(folder: Path, model_id: str | None) -> BaseModelSpec:
         architecture=architecture,
         d_model=d_model,
         vocab_size=_size(config, "vocab_size"),
-        linear_shapes=_linear_shapes(entries),
+        linear_shapes=_linear_shapes(entries, config),
         weights_digest=digest_bytes_of(files[_WEIGHTS_FILE]) if _WEIGHTS_FILE in files else digest_files(files),
         norm_paths=_norm_paths(entries, d_model),
         **_prefix_sizes(config) if has_encoder else {},
@@ -82,13 +86,27 @@ def _weights_files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in names}
 
 
-def _linear_shapes(entries: dict[str, TensorEntry]) -> dict[str, tuple[int, int]]:
+def _linear_shapes(entries: dict[str, TensorEntry], config: dict[str, object]) -> dict[str, tuple[int, int]]:
     shapes = {}
     for name, entry in entries.items():
-        module = name.removesuffix(_WEIGHT_SUFFIX)
-        if name.endswith(_WEIGHT_SUFFIX) and len(entry.shape) == 2 and module.split(".")[-1] not in _NOT_LINEAR:
-            shapes[module] = (entry.shape[0], entry.shape[1])
+        module, _, leaf = name.rpartition(".")
+        if len(entry.shape) != 2 or module.rpartition(".")[2] in _NOT_LINEAR:
+            continue
+        first, second = entry.shape
+        if leaf == "weight":
+            shapes[module] = (first, second)
+        elif leaf == "qweight":
+            shapes[module] = _unpacked(first, second, config)
     return shapes
+
+
+def _unpacked(first: int, second: int, config: dict[str, object]) -> tuple[int, int]:
+    """Return (out, in) of a layer whose transposed weight is stored several to an int32: along out (AWQ), in (GPTQ)."""
+    how = config.get("quantization_config")
+    if not isinstance(how, dict) or how.get("quant_method") not in {"awq", "gptq"}:
+        raise InvalidAdapterError(f"{_CONFIG_FILE} must say how the base is quantized: awq or gptq")
+    bits = _size(how, "bits")
+    return (second * 32 // bits, first) if how["quant_method"] == "awq" else (second, first * 32 // bits)
 
 
 def _norm_paths(entries: dict[str, TensorEntry], d_model: int) -> frozenset[str]:

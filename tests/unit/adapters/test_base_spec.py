@@ -130,6 +130,29 @@ def test_read_base_spec_of_decoder_only_base_with_tied_head_has_the_same_fingerp
     assert tied.fingerprint == read_base_spec(write_causal(tmp_path / "untied")).fingerprint
 
 
+# Each holds a layer that takes 64 and gives 96, four bits a weight.
+QUANTIZED = {"awq": (64, 12), "gptq": (8, 96)}
+
+
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_read_base_spec_of_quantized_base_tells_its_layers_sizes(tmp_path: Path, method: str) -> None:
+    folder = write_causal(tmp_path)
+    config = CAUSAL_CONFIG | {"quantization_config": {"quant_method": method, "bits": 4, "group_size": 32}}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {"q.qweight": np.zeros(QUANTIZED[method]), "q.scales": np.zeros((2, 96)), "q.qzeros": np.zeros((2, 12))}
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+    assert read_base_spec(folder).linear_shapes == {"q": (96, 64)}
+
+
+@pytest.mark.parametrize("how", [None, {"quant_method": "other", "bits": 4}, {"quant_method": "awq", "bits": 0}])
+def test_read_base_spec_of_base_quantized_otherwise_is_refused(tmp_path: Path, how: object) -> None:
+    folder = write_causal(tmp_path)
+    (folder / "config.json").write_text(json.dumps(CAUSAL_CONFIG | {"quantization_config": how}))
+    (folder / "model.safetensors").write_bytes(safetensors_bytes({"q.qweight": np.zeros((64, 12))}))
+    with pytest.raises(InvalidBaseError):
+        read_base_spec(folder)
+
+
 def test_fingerprint_of_shipped_base_is_what_its_adapters_carry() -> None:
     library = Path(__file__).parents[3] / "adapters/library"
     card = json.loads((library / "dialogsum/medley.json").read_text())
