@@ -46,28 +46,30 @@ class Quotas:
         self._used: dict[str, _Usage] = {}
 
     @contextmanager
-    def admit(self, key: ApiKey) -> Iterator[None]:
-        """Count one request of a key until the block ends; a refused one uses nothing up.
+    def admit(self, key: ApiKey, count: int = 1) -> Iterator[None]:
+        """Count requests of a key until the block ends: all of them, or none, and what is refused uses nothing up.
 
         Raises:
             ResourceExhaustedError: If the key has too many at once, or made too many a short while ago.
         """
-        if not key.max_requests_per_minute and not key.max_concurrent:
+        if not count or (not key.max_requests_per_minute and not key.max_concurrent):
             yield
             return
+        if any(0 < limit < count for limit in (key.max_requests_per_minute, key.max_concurrent)):
+            raise ResourceExhaustedError("one call asks for more requests than its key may ever make at once")
         usage = self._usage(key)
-        if key.max_concurrent and usage.num_running >= key.max_concurrent:
+        if key.max_concurrent and usage.num_running + count > key.max_concurrent:
             raise ResourceExhaustedError(
                 f"this key may have {key.max_concurrent} requests at once; let one end first",
                 retry_after_s=_BUSY_RETRY_AFTER_S,
             )
         if key.max_requests_per_minute:
-            _take(usage, key.max_requests_per_minute)
-        usage.num_running += 1
+            _take(usage, count, key.max_requests_per_minute)
+        usage.num_running += count
         try:
             yield
         finally:
-            usage.num_running -= 1
+            usage.num_running -= count
 
     def _usage(self, key: ApiKey) -> _Usage:
         now_s, size = self._clock(), float(key.max_requests_per_minute)
@@ -79,12 +81,12 @@ class Quotas:
         return usage
 
 
-def _take(usage: _Usage, max_requests_per_minute: int) -> None:
+def _take(usage: _Usage, count: int, max_requests_per_minute: int) -> None:
     # Waiting for exactly as long as told must be enough, whatever the rounding.
-    if usage.num_left < 1 - 1e-9:
-        retry_after_s = (1 - usage.num_left) * _MINUTE_S / max_requests_per_minute
+    if usage.num_left < count - 1e-9:
+        retry_after_s = (count - usage.num_left) * _MINUTE_S / max_requests_per_minute
         raise ResourceExhaustedError(
             f"this key may make {max_requests_per_minute} requests a minute; try again in {retry_after_s:.1f} s",
             retry_after_s=retry_after_s,
         )
-    usage.num_left -= 1
+    usage.num_left -= count

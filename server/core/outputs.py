@@ -75,12 +75,32 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class EchoedPrompt:
+    """What an answer continues, for callers who asked to see it or its log-probabilities.
+
+    Attributes:
+        text: The prompt's text, special tokens by their names only where the caller gave token ids.
+        token_ids: Its tokens, virtual ones not among them.
+        tokens: The text of each token, where log-probabilities were asked for; else empty.
+        logprobs: One entry per token, where asked for; None for a first token that nothing stands before.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...] = ()
+    logprobs: tuple[TokenLogprob | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationChunk:
     """A piece of an answer. The last one, and only it, has a finish reason.
 
     Attributes:
-        text: Text added by this chunk, possibly empty.
+        text: Text added by this chunk, possibly empty; the prompt's is never part of it.
         logprobs: One entry per token of this chunk when asked for.
+        num_tokens: Tokens generated since the last chunk, those included whose text is still to come.
+        prompt: On the first chunk, if it is not a failure: the prompt, where it is to be echoed or its
+            log-probabilities were asked for.
         finish_reason: Set on the terminal chunk.
         error: The error of a request that ended with ``error``, ``deadline`` or ``abort``.
         usage: Set on the terminal chunk.
@@ -90,6 +110,8 @@ class GenerationChunk:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    num_tokens: int = 0
+    prompt: EchoedPrompt | None = None
     finish_reason: FinishReason | None = None
     error: MedleyError | None = None
     usage: Usage | None = None
@@ -108,4 +130,5 @@ class GenerationResult:
     usage: Usage
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt: EchoedPrompt | None = None
     scores: Mapping[str, float] | None = None

@@ -15,7 +15,7 @@ MAX_REFERENCES = 16
 
 
 class Echo(StrEnum):
-    """Whether the answer begins with the prompt."""
+    """Whether the answer begins with the prompt, or is nothing else: then no token of an answer is reported."""
 
     NO = "no"
     BEFORE = "before"
@@ -39,12 +39,24 @@ class Conversation:
         add_generation_prompt: Whether the answer's turn is opened behind them.
         continue_final_message: Whether the answer goes on with the last turn instead of opening one.
         template_kwargs: Further names the template knows, as ``enable_thinking``; values are JSON's.
+
+    Raises:
+        InvalidArgumentError: If there are no messages, or the last turn is to be continued and another one opened.
     """
 
     messages: tuple[Message, ...]
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no template can make a prompt of."""
+        if not self.messages:
+            raise InvalidArgumentError("there are no messages", param="messages")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidArgumentError(
+                "continue_final_message needs add_generation_prompt to be false", param="continue_final_message"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,8 @@ class GenerationRequest:
         adapters: Adapter references as the caller wrote them; empty means the base.
         sampling: How to choose tokens.
         apply_template: Whether the adapter's (else the base's) prompt template wraps ``text``.
+        add_special_tokens: Whether ``text`` gets the tokens that the model expects around every text. Token ids get
+            none, and a chat template writes its own.
         references: Reference texts to score the answer against; empty means no scoring.
         deadline_s: Monotonic time (``time.monotonic``) by which the answer must be complete, or None.
 
@@ -76,6 +90,7 @@ class GenerationRequest:
     adapters: tuple[str, ...] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
     apply_template: bool = True
+    add_special_tokens: bool = True
     references: tuple[str, ...] = ()
     deadline_s: float | None = None
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from server.core.errors import InvalidArgumentError
 
+DEFAULT_NEW_TOKENS = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_TOKENS = 64
 MAX_BIASED_TOKENS = 1024
@@ -73,7 +74,7 @@ class SamplingParams:
         frequency penalties: https://platform.openai.com/docs/api-reference/completions/create.
     """
 
-    max_new_tokens: int | None = 128
+    max_new_tokens: int | None = DEFAULT_NEW_TOKENS
     min_new_tokens: int = 0
     ignore_eos: bool = False
     temperature: float = 0.0

@@ -24,12 +24,14 @@ from server.core.errors import (
     UnavailableError,
 )
 from server.core.outputs import FinishReason, TokenLogprob
+from server.core.sampling import SamplingParams
 from server.engine.base import EngineInfo, EngineOutput, EngineRequest, EngineStats, Feature, ResolvedAdapter
 from server.engine.fake_slots import FakeSlots
 
 NUM_SPECIAL_TOKENS = 3
-# It has no logits: what only changes those changes nothing.
-FEATURES = frozenset({Feature.REPETITION_PENALTY, Feature.NO_REPEAT_NGRAM})
+_END_OF_SEQUENCE = 1
+# It has no logits: what only changes those changes nothing. A grammar would have to.
+FEATURES = frozenset(Feature) - {Feature.GRAMMAR}
 FAKE_BASE = BaseModelSpec(
     model_id="fake",
     architecture="FakeForConditionalGeneration",
@@ -52,6 +54,7 @@ class FakeEngineConfig:
 
     Attributes:
         base: The base model it pretends to serve.
+        is_encoder_decoder: Whether that is to have an encoder; without, prompt and answer share ``max_model_len``.
         step_time_s: Seconds one step takes.
         max_num_seqs: Most requests in one batch.
         max_num_waiting: Most requests in the queue.
@@ -64,6 +67,7 @@ class FakeEngineConfig:
     """
 
     base: BaseModelSpec = FAKE_BASE
+    is_encoder_decoder: bool = True
     step_time_s: float = 0.0
     max_num_seqs: int = 8
     max_num_waiting: int = 64
@@ -143,7 +147,7 @@ class FakeEngine:
         config = self._config
         return EngineInfo(
             name="fake",
-            is_encoder_decoder=True,
+            is_encoder_decoder=config.is_encoder_decoder,
             kinds=frozenset(AdapterKind),
             features=FEATURES,
             base=config.base,
@@ -320,16 +324,17 @@ class FakeEngine:
             error = InvalidArgumentError(f"the prompt has {num_positions} positions")
             self._end(row, EngineOutput(finish_reason=FinishReason.ERROR, error=error))
             return
-        token_ids = row.answer[row.num_emitted : row.num_emitted + 1]
-        row.num_emitted += len(token_ids)
+        token_ids, reason = _next(row.answer, row.num_emitted, sampling)
+        is_first, row.num_emitted = row.queue_s is not None, row.num_emitted + len(token_ids)
         self._num_generated_tokens += len(token_ids)
-        reason = None
-        if row.num_emitted >= len(row.answer):
-            reason = FinishReason.STOP
-        elif row.num_emitted >= sampling.max_new_tokens:
-            reason = FinishReason.LENGTH
         queue_s, row.queue_s = row.queue_s, None
-        output = EngineOutput(token_ids, _logprobs(token_ids, sampling.num_logprobs), reason, queue_s=queue_s)
+        output = EngineOutput(
+            token_ids,
+            _logprobs(token_ids, sampling.num_logprobs),
+            _prompt_logprobs(row.request) if is_first else (),
+            reason,
+            queue_s=queue_s,
+        )
         if reason is None:
             row.outputs.put_nowait(output)
         else:
@@ -357,6 +362,28 @@ def _answer(request: EngineRequest) -> tuple[int, ...]:
     return text[offset:] + text[:offset]
 
 
+def _next(
+    answer: tuple[int, ...], num_emitted: int, sampling: SamplingParams
+) -> tuple[tuple[int, ...], FinishReason | None]:
+    """Return the next token, if any, and why it is the last one, if it is.
+
+    An answer that must go on is given again; one that ignores its end has that end in it.
+    """
+    assert sampling.max_new_tokens is not None, "the service settles it"
+    if sampling.ignore_eos:
+        answer = (*answer, _END_OF_SEQUENCE)
+    num_least = sampling.min_new_tokens
+    if num_emitted >= max(len(answer), num_least) and not sampling.ignore_eos:
+        return (), FinishReason.STOP
+    token_id = answer[num_emitted % len(answer)] if answer else NUM_SPECIAL_TOKENS
+    if token_id in sampling.stop_token_ids and num_emitted >= num_least:
+        return (), FinishReason.STOP
+    num_emitted += 1
+    if num_emitted >= max(len(answer), num_least) and not sampling.ignore_eos:
+        return (token_id,), FinishReason.STOP
+    return (token_id,), FinishReason.LENGTH if num_emitted >= sampling.max_new_tokens else None
+
+
 def _logprobs(token_ids: tuple[int, ...], num_logprobs: int | None) -> tuple[TokenLogprob, ...]:
     if num_logprobs is None:
         return ()
@@ -364,3 +391,10 @@ def _logprobs(token_ids: tuple[int, ...], num_logprobs: int | None) -> tuple[Tok
         TokenLogprob(token, -0.5, top=tuple(TokenLogprob(token + rank, -0.5 - rank) for rank in range(num_logprobs)))
         for token in token_ids
     )
+
+
+def _prompt_logprobs(request: EngineRequest) -> tuple[TokenLogprob | None, ...]:
+    num_logprobs = request.sampling.num_prompt_logprobs
+    if num_logprobs is None:
+        return ()
+    return (None, *_logprobs(request.prompt_token_ids[1:], num_logprobs))

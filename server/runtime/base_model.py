@@ -10,6 +10,7 @@ from adapters.manifest import MANIFEST_FILE
 from adapters.prompting import DEFAULT_TEMPLATE, check_template
 from adapters.strict_json import parse_object
 from server.core.errors import FailedPreconditionError
+from server.service.chat import ChatTemplate
 from server.service.tokenizer import ByteTokenizer, FileTokenizer, Tokenizer
 
 _TOKENIZER_FILE = "tokenizer.json"
@@ -22,10 +23,12 @@ class BaseText:
     Attributes:
         tokenizer: Its tokenizer.
         prompt_template: Wraps a text when the adapter brings no template of its own.
+        chat_template: Makes a prompt of a conversation; None where the base was not made for any.
     """
 
     tokenizer: Tokenizer
     prompt_template: str
+    chat_template: ChatTemplate | None = None
 
 
 def read_base_text(model: str) -> BaseText:

@@ -27,6 +27,7 @@ from server.service.feedback import FeedbackService
 from server.service.health import HealthService, Phase
 from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
+from server.service.prompts import BaseSpeech
 from server.service.staging import StagingArea
 from server.service.upkeep import Upkeep
 from server.service.uploads import UploadService
@@ -141,12 +142,23 @@ class Container:
         )
         feedback = FeedbackService(self._evaluator, window)
         health = HealthService(self._engine)
+        access = AccessService(
+            self._key_ring,
+            Quotas(),
+            open_without_keys=may_run_open(settings.host, allow_open=settings.access.allow_open),
+        )
         inference = InferenceService(
             self._engine,
-            tokenizer=base_text.tokenizer,
-            base_template=base_text.prompt_template,
+            speech=BaseSpeech(
+                base_text.tokenizer,
+                base_text.prompt_template,
+                base_text.chat_template,
+                self._engine.info.base.vocab_size,
+                is_continued=not self._engine.info.is_encoder_decoder,
+            ),
             directory=directory,
             feedback=feedback,
+            access=access,
             health=health,
             metrics=metrics,
             config=settings.inference,
@@ -157,12 +169,8 @@ class Container:
             uploads=await self._make_uploads(store),
             feedback=feedback,
             health=health,
-            models=ModelDirectory(model_id, catalog),
-            access=AccessService(
-                self._key_ring,
-                Quotas(),
-                open_without_keys=may_run_open(settings.host, allow_open=settings.access.allow_open),
-            ),
+            models=ModelDirectory(model_id, catalog, self._engine.info.max_model_len),
+            access=access,
             metrics=metrics,
         )
 

@@ -81,14 +81,14 @@ class AccessService:
         key = self._key_ring.authenticate(token)
         return Principal(_WHO_PREFIX + key.key_id, key.scopes, key.patterns, origin)
 
-    def admit(self, principal: Principal) -> AbstractContextManager[None]:
-        """Count one request of a caller until the returned context ends.
+    def admit(self, principal: Principal, count: int = 1) -> AbstractContextManager[None]:
+        """Count requests of a caller until the returned context ends: all of them, or none.
 
         Raises:
             ResourceExhaustedError: On entering, if the caller's key has used up its quota.
         """
         key = self._key_ring.find(principal.who.removeprefix(_WHO_PREFIX))
-        return nullcontext() if key is None else self._quotas.admit(key)
+        return nullcontext() if key is None else self._quotas.admit(key, count)
 
     def entered(self, rule: Rule, principal: Principal) -> AbstractContextManager[None]:
         """Let a caller through by a rule, for as long as the returned context lasts.

@@ -20,6 +20,7 @@ from server.core.errors import (
 )
 from server.core.outputs import (
     AdapterUse,
+    EchoedPrompt,
     FinishReason,
     GenerationChunk,
     GenerationResult,
@@ -27,8 +28,11 @@ from server.core.outputs import (
     TokenLogprob,
     Usage,
 )
+from server.core.request import Echo
+from server.core.sampling import SamplingParams
 from server.engine.base import EngineOutput
 from server.observability.metrics import Metrics, RequestMetrics
+from server.service.prompts import Prompt
 from server.service.text import TextStream
 from server.service.tokenizer import Tokenizer
 
@@ -43,15 +47,17 @@ class Opened:
     Attributes:
         request_id: The request.
         adapters: The versions that serve it.
-        num_prompt_tokens: Prompt tokens, without virtual ones.
-        stops: Strings that end the text.
+        prompt: The prompt.
+        echo: Whether the prompt is told.
+        sampling: What the engine was asked for.
         accepted_s: Monotonic time of acceptance.
     """
 
     request_id: str
     adapters: tuple[AdapterUse, ...]
-    num_prompt_tokens: int
-    stops: tuple[str, ...]
+    prompt: Prompt
+    echo: Echo
+    sampling: SamplingParams
     accepted_s: float
 
 
@@ -77,6 +83,7 @@ class Generation:
         opened: What opening settled.
         outputs: The engine's outputs.
         tokenizer: Decodes them.
+        is_continued: Whether the answer is the prompt's continuation, rather than a text of its own.
         hooks: Whom to tell.
         metrics: Where latencies between tokens are recorded.
         figures: Where all others are recorded, by adapter.
@@ -89,6 +96,7 @@ class Generation:
         outputs: AsyncIterator[EngineOutput],
         *,
         tokenizer: Tokenizer,
+        is_continued: bool,
         hooks: Hooks,
         metrics: Metrics,
         figures: RequestMetrics,
@@ -97,17 +105,25 @@ class Generation:
         """Begin before the first output."""
         self.request_id = opened.request_id
         self.adapters = opened.adapters
-        self.num_prompt_tokens = opened.num_prompt_tokens
+        self.num_prompt_tokens = len(opened.prompt.token_ids)
+        self._opened = opened
         self._accepted_s = opened.accepted_s
         self._outputs = outputs
         self._tokenizer = tokenizer
-        self._stream = TextStream(tokenizer, opened.stops)
+        self._stream = TextStream(
+            tokenizer,
+            opened.sampling.stop,
+            before=opened.prompt.token_ids if is_continued else (),
+            min_new_tokens=opened.sampling.min_new_tokens,
+        )
         self._hooks = hooks
         self._metrics = metrics
         self._figures = figures
         self._score_wait_s = score_wait_s
         self._pieces: list[str] = []
         self._num_tokens = 0
+        self._num_told = 0
+        self._has_begun = False
         self._queue_s: float | None = None
         self._first_token_s: float | None = None
         self._last_token_s = 0.0
@@ -142,9 +158,11 @@ class Generation:
             MedleyError: The error of a request that ended with ``error``, ``deadline`` or ``abort``.
         """
         logprobs: list[TokenLogprob] = []
+        prompt: EchoedPrompt | None = None
         try:
             async for chunk in self:
                 logprobs.extend(chunk.logprobs)
+                prompt = prompt or chunk.prompt
         finally:
             await self.aclose()
         terminal = self._terminal
@@ -163,6 +181,7 @@ class Generation:
             usage=terminal.usage,
             timings=terminal.timings,
             logprobs=tuple(logprobs),
+            prompt=prompt,
             scores=terminal.scores,
         )
 
@@ -174,6 +193,9 @@ class Generation:
         """Return the next chunk with something in it, or None once the terminal chunk is known."""
         while True:
             output = await self._next_output()
+            if self._opened.echo is Echo.ONLY:
+                output = _without_answer(output)
+            prompt = self._begin(output)
             text = self._take(output)
             logprobs = tuple(self._with_text(entry) for entry in output.logprobs)
             if self._stream.stopped:
@@ -181,8 +203,9 @@ class Generation:
             elif output.finish_reason is not None:
                 text += self._keep(self._stream.finish())
                 self._end(output, FinishReason.STOP if self._stream.stopped else output.finish_reason)
-            if text or logprobs:
-                return GenerationChunk(text, logprobs)
+            if text or logprobs or prompt:
+                num_tokens, self._num_told = self._num_tokens - self._num_told, self._num_tokens
+                return GenerationChunk(text, logprobs, num_tokens, prompt)
             if self._terminal is not None:
                 return None
 
@@ -194,6 +217,20 @@ class Generation:
         except Exception:
             _log.exception("the engine failed", extra={"request_id": self.request_id})
         return EngineOutput(finish_reason=FinishReason.ERROR, error=InternalError("the engine failed"))
+
+    def _begin(self, output: EngineOutput) -> EchoedPrompt | None:
+        """Return the prompt, on the first output and where it is to be told."""
+        if self._has_begun or output.error is not None:
+            return None
+        self._has_begun = True
+        if self._opened.echo is Echo.NO and self._opened.sampling.num_prompt_logprobs is None:
+            return None
+        token_ids, text = self._opened.prompt.token_ids, self._opened.prompt.text
+        if text is None:
+            text = self._tokenizer.decode(token_ids, skip_special_tokens=False)
+        tokens = tuple(map(self._tokenizer.piece, token_ids)) if output.prompt_logprobs else ()
+        logprobs = tuple(entry and self._with_text(entry) for entry in output.prompt_logprobs)
+        return EchoedPrompt(text, token_ids, tokens, logprobs)
 
     def _take(self, output: EngineOutput) -> str:
         self._engine_ended = output.finish_reason is not None
@@ -221,8 +258,8 @@ class Generation:
 
     def _with_text(self, entry: TokenLogprob) -> TokenLogprob:
         piece = self._tokenizer.piece
-        top = tuple(replace(other, text=piece(other.token_id)) for other in entry.top)
-        return replace(entry, text=piece(entry.token_id), top=top)
+        top = tuple([TokenLogprob(other.token_id, other.logprob, piece(other.token_id)) for other in entry.top])
+        return TokenLogprob(entry.token_id, entry.logprob, piece(entry.token_id), top)
 
     def _end(self, output: EngineOutput, reason: FinishReason) -> None:
         now_s = time.monotonic()
@@ -236,6 +273,7 @@ class Generation:
             text="",
             finish_reason=reason,
             error=error,
+            num_tokens=self._num_tokens - self._num_told,
             usage=Usage(self.num_prompt_tokens, self._num_tokens),
             timings=Timings(queue_ms=queue_s * 1e3, ttft_ms=ttft_s * 1e3, e2e_ms=e2e_s * 1e3),
         )
@@ -272,6 +310,12 @@ def _error_of(reason: FinishReason, error: MedleyError | None) -> MedleyError | 
             return error or CancelledError("the request was aborted")
         case FinishReason.ERROR:
             return error or InternalError("the engine failed")
+
+
+def _without_answer(output: EngineOutput) -> EngineOutput:
+    """Return what is left of an output where only the prompt is asked for: the one token it took is not told."""
+    reason = FinishReason.LENGTH if output.finish_reason is FinishReason.STOP else output.finish_reason
+    return replace(output, token_ids=(), logprobs=(), finish_reason=reason)
 
 
 async def _scores_within(scoring: "Future[Scores]", wait_s: float) -> Scores | None:

@@ -6,10 +6,10 @@ Every refusal is raised here, before any output. Event loop's thread only; what 
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 
-from adapters import prompting
 from adapters.errors import AdapterError
 from adapters.manifest import AdapterRole
 from server.core.errors import (
@@ -23,19 +23,22 @@ from server.core.errors import (
 )
 from server.core.outputs import FinishReason, GenerationChunk
 from server.core.principal import Principal
-from server.core.request import GenerationRequest
+from server.core.request import Echo, GenerationRequest
+from server.core.sampling import SamplingParams
 from server.engine.base import Engine, EngineRequest
 from server.evaluation.tally import BASE
 from server.evaluation.window import FinishedRequest
 from server.observability.metrics import Metrics, RequestMetrics
+from server.service.access import AccessService
+from server.service.capabilities import check_adapter, check_sampling, fitted
 from server.service.directory import AdapterDirectory, ServableAdapter
 from server.service.feedback import FeedbackService, check_references
 from server.service.generation import Generation, Hooks, Opened, Scores
 from server.service.health import HealthService
-from server.service.tokenizer import Tokenizer
+from server.service.prompts import BaseSpeech, Prompt, PromptReader
+from server.service.several import Several, named_apart
 
 OK = "OK"
-_MAX_NUM_TOKENIZING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,14 @@ class InferenceConfig:
         max_text_chars: Longest text looked at; longer ones are refused unread.
         inline_text_chars: Longest text tokenized on the event loop; longer ones go to a thread.
         max_num_opening: Most requests between arrival and the engine's queue.
+        max_num_per_call: Most requests that one call may ask for: prompts times answers to each.
         score_wait_s: Longest wait for scores after the whole text has been handed out.
     """
 
     max_text_chars: int = 200_000
     inline_text_chars: int = 4_000
     max_num_opening: int = 512
+    max_num_per_call: int = 128
     score_wait_s: float = 0.25
 
 
@@ -60,10 +65,10 @@ class InferenceService:
 
     Args:
         engine: Runs them.
-        tokenizer: The base's.
-        base_template: The base's prompt template.
+        speech: How the base is spoken to.
         directory: Finds and leases adapters.
         feedback: Takes finished requests.
+        access: Counts what one call asks for beyond one request.
         health: Whether requests are welcome.
         metrics: Where they are counted.
         config: Limits.
@@ -73,26 +78,30 @@ class InferenceService:
         self,
         engine: Engine,
         *,
-        tokenizer: Tokenizer,
-        base_template: str,
+        speech: BaseSpeech,
         directory: AdapterDirectory,
         feedback: FeedbackService,
+        access: AccessService,
         health: HealthService,
         metrics: Metrics,
         config: InferenceConfig,
     ) -> None:
         """Keep the parts."""
         self._engine = engine
-        self._tokenizer = tokenizer
-        self._base_template = base_template
+        self._speech = speech
         self._directory = directory
         self._feedback = feedback
+        self._access = access
         self._health = health
         self._metrics = metrics
         self._config = config
         self._num_opening = 0
-        # Its own: in the common one, changes may wait for a database that does not answer.
-        self._pool = ThreadPoolExecutor(_MAX_NUM_TOKENIZING, thread_name_prefix="tokenize")
+        self._prompts = PromptReader(
+            speech,
+            max_text_chars=config.max_text_chars,
+            inline_text_chars=config.inline_text_chars,
+            max_num_tokens=engine.info.max_model_len,
+        )
 
     async def open(self, principal: Principal, request: GenerationRequest) -> Generation:
         """Accept a request; whoever gets a generation must close it.
@@ -100,12 +109,13 @@ class InferenceService:
         The versions that serve it are settled before anything is waited for.
 
         Raises:
-            InvalidArgumentError: If the text is empty, too long or no valid Unicode, or a parameter is over a limit.
+            InvalidArgumentError: If the prompt is empty, too long, no valid Unicode or not in the vocabulary, or a
+                parameter is over a limit or none that the engine honours.
             ResourceExhaustedError: If a queue is full.
             DeadlineExceededError: If the deadline has passed already.
             UnavailableError: If the server is starting, draining or its engine died.
             AlreadyExistsError: If the request id is in flight.
-            AdapterError: If an adapter reference is not well formed, unknown or not ready.
+            AdapterError: If an adapter reference is not well formed, unknown, not ready, or not for this engine.
         """
         accepted_s = time.monotonic()
         figures = self._metrics.unresolved() if request.adapters else self._metrics.of(())
@@ -129,27 +139,39 @@ class InferenceService:
             figures.ended(code_of(error))
             raise
 
+    async def open_several(self, principal: Principal, requests: Sequence[GenerationRequest]) -> Several:
+        """Accept all requests of one call, or none; whoever gets them must close them.
+
+        They share the call's ``request_id``; where there are more than one, each goes by ``<id>-<index>``. The caller's
+        quota counts each; the call itself, and so the first, is counted at the front end's door.
+
+        Raises:
+            InvalidArgumentError: If there are none or too many, or as :meth:`open`.
+            ResourceExhaustedError: If they are more than the caller's quota has left, or as :meth:`open`.
+            MedleyError: As :meth:`open`.
+            AdapterError: As :meth:`open`.
+        """
+        if not 1 <= len(requests) <= self._config.max_num_per_call:
+            raise InvalidArgumentError(
+                f"one call may ask for 1 to {self._config.max_num_per_call} answers, not {len(requests)}", param="n"
+            )
+        generations: list[Generation] = []
+        async with AsyncExitStack() as opened:
+            opened.enter_context(self._access.admit(principal, len(requests) - 1))
+            for request in named_apart(requests):
+                generations.append(await self.open(principal, request))
+                opened.push_async_callback(generations[-1].aclose)
+            return Several(requests[0].request_id, generations, opened.pop_all())
+
     def _check(self, request: GenerationRequest) -> None:
         """Refuse what can be refused without looking anything up."""
         readiness = self._health.ready()
         if not readiness.ready:
             raise UnavailableError(readiness.reason)
         _check_deadline(request)
-        if len(request.text) > self._config.max_text_chars:
-            raise InvalidArgumentError(
-                f"the text has {len(request.text)} characters; at most {self._config.max_text_chars} are taken",
-                param="text",
-            )
-        if not request.text.strip():
-            raise InvalidArgumentError("the text is empty", param="text")
-        check_unicode(request.text, "text")
+        self._prompts.check(request)
         check_references(request.references)
-        limit = self._engine.info.max_new_tokens
-        if request.sampling.max_new_tokens > limit:
-            raise InvalidArgumentError(
-                f"max_new_tokens is {request.sampling.max_new_tokens}; at most {limit} are generated",
-                param="max_new_tokens",
-            )
+        check_sampling(self._engine.info, request.sampling)
         if self._num_opening >= self._config.max_num_opening:
             raise ResourceExhaustedError("too many requests arrive at once; try again later")
 
@@ -168,43 +190,25 @@ class InferenceService:
         figures: RequestMetrics,
         accepted_s: float,
     ) -> Generation:
-        token_ids = await self._tokenize(self._prompt(request, adapters))
-        self._check_length(len(token_ids), adapters)
+        for adapter in adapters:
+            check_adapter(self._engine.info, adapter.resolved)
+        prompt = await self._prompts.read(request, adapters)
+        num_virtual_tokens = sum(adapter.resolved.num_encoder_tokens for adapter in adapters)
+        sampling = fitted(self._engine.info, _wanted(request), len(prompt.token_ids), num_virtual_tokens)
         _check_deadline(request)
-        outputs = self._engine.submit(_engine_request(request, token_ids, adapters))
-        figures.prompt_tokens.inc(len(token_ids))
+        outputs = self._engine.submit(_engine_request(request, prompt, sampling, adapters))
+        figures.prompt_tokens.inc(len(prompt.token_ids))
         uses = tuple(adapter.use for adapter in adapters)
         return Generation(
-            Opened(request.request_id, uses, len(token_ids), request.sampling.stop, accepted_s),
+            Opened(request.request_id, uses, prompt, request.echo, sampling, accepted_s),
             outputs,
-            tokenizer=self._tokenizer,
+            tokenizer=self._speech.tokenizer,
+            is_continued=self._speech.is_continued,
             hooks=self._hooks(request, who, adapters, figures),
             metrics=self._metrics,
             figures=figures,
             score_wait_s=self._config.score_wait_s,
         )
-
-    def _prompt(self, request: GenerationRequest, adapters: Sequence[ServableAdapter]) -> str:
-        if not request.apply_template:
-            return request.text
-        # Weights before prompt: the weight adapter's template wins, whatever the order in the request.
-        by_role = sorted(adapters, key=lambda adapter: list(AdapterRole).index(adapter.resolved.kind.role))
-        own = (adapter.prompt_template for adapter in by_role if adapter.prompt_template)
-        return prompting.render(next(own, self._base_template), request.text)
-
-    async def _tokenize(self, prompt: str) -> list[int]:
-        if len(prompt) <= self._config.inline_text_chars:
-            return self._tokenizer.encode(prompt)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._tokenizer.encode, prompt)
-
-    def _check_length(self, num_tokens: int, adapters: Sequence[ServableAdapter]) -> None:
-        num_virtual_tokens = sum(adapter.resolved.num_encoder_tokens for adapter in adapters)
-        limit = self._engine.info.max_model_len
-        if num_tokens + num_virtual_tokens > limit:
-            virtual = f" and {num_virtual_tokens} virtual tokens" if num_virtual_tokens else ""
-            raise InvalidArgumentError(
-                f"the prompt has {num_tokens} tokens{virtual}; at most {limit} fit", param="text"
-            )
 
     def _hooks(
         self, request: GenerationRequest, who: str, adapters: tuple[ServableAdapter, ...], figures: RequestMetrics
@@ -235,31 +239,26 @@ class InferenceService:
             self._metrics.adapter_failed("serving", terminal.error)
 
 
-def check_unicode(text: str, param: str) -> None:
-    """Refuse text with lone surrogates, which JSON can carry and no tokenizer can encode.
-
-    Raises:
-        InvalidArgumentError: If there are any.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgumentError(f"{param} is not valid Unicode", param=param) from None
-
-
 def _check_deadline(request: GenerationRequest) -> None:
     if request.deadline_s is not None and request.deadline_s <= time.monotonic():
         raise DeadlineExceededError("the deadline passed before the request was queued")
 
 
+def _wanted(request: GenerationRequest) -> SamplingParams:
+    if request.echo is Echo.ONLY:
+        # An engine looks at a prompt only to go on with it.
+        return replace(request.sampling, max_new_tokens=1, min_new_tokens=0)
+    return request.sampling
+
+
 def _engine_request(
-    request: GenerationRequest, token_ids: list[int], adapters: Sequence[ServableAdapter]
+    request: GenerationRequest, prompt: Prompt, sampling: SamplingParams, adapters: Sequence[ServableAdapter]
 ) -> EngineRequest:
     by_role = {adapter.resolved.kind.role: adapter.resolved for adapter in adapters}
     return EngineRequest(
         request_id=request.request_id,
-        prompt_token_ids=tuple(token_ids),
-        sampling=request.sampling,
+        prompt_token_ids=prompt.token_ids,
+        sampling=sampling,
         weight_adapter=by_role.get(AdapterRole.WEIGHTS),
         soft_prompt=by_role.get(AdapterRole.PROMPT),
         deadline_s=request.deadline_s,

@@ -31,11 +31,13 @@ class ModelDirectory:
     Args:
         base_id: The base's id.
         catalog: Where adapters are listed.
+        max_model_len: The engine's.
     """
 
-    def __init__(self, base_id: str, catalog: AdapterCatalog) -> None:
+    def __init__(self, base_id: str, catalog: AdapterCatalog, max_model_len: int) -> None:
         """Keep the parts."""
         self.base_id = base_id
+        self.max_model_len = max_model_len
         self._catalog = catalog
 
     async def list_models(self, principal: Principal) -> tuple[ModelEntry, ...]:
@@ -47,17 +49,17 @@ class ModelDirectory:
                 entries.append(ModelEntry(adapter.name, min(ready), self.base_id))
         return tuple(entries)
 
-    def parse_model(self, model: str) -> tuple[str, ...]:
-        """Return the adapter references a model name stands for; none for the base.
+    def parse_model(self, model: str | None) -> tuple[str, ...]:
+        """Return the adapter references a model name stands for; none for the base, and where none is given.
 
         Raises:
             InvalidArgumentError: If the name is empty, far too long, or has an empty part. Whether the adapters exist
                 shows when the request is opened.
         """
+        if model is None or model == self.base_id:
+            return ()
         if len(model) > MAX_MODEL_CHARS:
             raise InvalidArgumentError(f"model has more than {MAX_MODEL_CHARS} characters", param="model")
-        if model == self.base_id:
-            return ()
         references = tuple(model.split("+"))
         if not all(references):
             raise InvalidArgumentError(

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from server.service.tokenizer import Tokenizer
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
+# A character has at most four bytes, so at most so many tokens can be the beginning of one.
+_MAX_OPEN = 3
+# Tokens before a text that are looked at: so many, or a few more to begin with a whole character.
+_NUM_BEFORE = range(8, 8 + _MAX_OPEN + 1)
 
 
 class Detokenizer:
@@ -18,35 +22,43 @@ class Detokenizer:
 
     Args:
         tokenizer: Decodes ids.
+        before: The tokens that the text goes on from; none where it begins. A character that they end within is
+            given with the text that completes it.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         """Start with no text."""
         self._tokenizer = tokenizer
-        self._context: list[int] = []
-        self._context_text = ""
-        self._fresh: list[int] = []
+        self._context, self._fresh = _end_of(tokenizer, before)
+        self._context_text = tokenizer.decode(self._context)
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Take new ids and return the text they complete."""
         self._fresh.extend(token_ids)
-        text = self._fresh_text()
-        if not text or text.endswith(_BROKEN):
-            return ""
-        self._context, self._fresh = self._fresh, []
-        self._context_text = self._tokenizer.decode(self._context)
+        text, num_settled = "", len(self._fresh)
+        for num_open in range(_MAX_OPEN + 1):
+            num_settled = max(0, len(self._fresh) - num_open)
+            text = self._text_of_first(num_settled)
+            if not text.endswith(_BROKEN):
+                break
+        if text:
+            self._context, self._fresh = self._fresh[:num_settled], self._fresh[num_settled:]
+            self._context_text = self._tokenizer.decode(self._context)
+        elif self._context_text:
+            # They have no text. Where a text begins, one may stand for the space that is stripped there, and counts.
+            del self._fresh[:num_settled]
         return text
 
     def finish(self) -> str:
         """Return what was held back, broken characters as U+FFFD."""
-        text = self._fresh_text()
+        text = self._text_of_first(len(self._fresh))
         self._fresh = []
         return text
 
-    def _fresh_text(self) -> str:
-        if not self._fresh:
+    def _text_of_first(self, num_tokens: int) -> str:
+        if not num_tokens:
             return ""
-        return self._tokenizer.decode([*self._context, *self._fresh])[len(self._context_text) :]
+        return self._tokenizer.decode([*self._context, *self._fresh[:num_tokens]])[len(self._context_text) :]
 
 
 class StopStrings:
@@ -68,15 +80,21 @@ class StopStrings:
         self._held = ""
         self.found = False
 
-    def feed(self, text: str) -> str:
-        """Take new text and return what can be shown; after a match nothing more comes."""
+    def feed(self, text: str, *, may_end: bool = True) -> str:
+        """Take new text and return what can be shown; after a match nothing more comes.
+
+        Args:
+            text: The text.
+            may_end: Whether a stop string that is complete within it counts.
+        """
         if self.found:
             return ""
         if not self._stops:
             return text
         pending = self._held + text
         for position, character in enumerate(text, start=len(self._held) + 1):
-            if num_stop_chars := self._advance(character):
+            num_stop_chars = self._advance(character)
+            if num_stop_chars and may_end:
                 self.found, self._held = True, ""
                 return pending[: position - num_stop_chars]
         num_shown = len(pending) - max(self._num_matched)
@@ -98,6 +116,7 @@ class StopStrings:
             self._num_matched[index] = num_matched
             if num_matched == len(stop):
                 longest = max(longest, num_matched)
+                self._num_matched[index] = failure[-1]
         return longest
 
 
@@ -107,12 +126,17 @@ class TextStream:
     Args:
         tokenizer: Decodes ids.
         stops: Strings that end the text; they are not part of it.
+        before: The tokens that the text goes on from; none where it begins.
+        min_new_tokens: No stop string counts that is complete within so many tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str], *, before: Sequence[int] = (), min_new_tokens: int = 0
+    ) -> None:
         """Start with no text."""
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = Detokenizer(tokenizer, before)
         self._stops = StopStrings(stops)
+        self._num_unending = min_new_tokens
 
     @property
     def stopped(self) -> bool:
@@ -121,11 +145,41 @@ class TextStream:
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Take new ids and return the text that can be shown."""
-        return self._stops.feed(self._detokenizer.feed(token_ids))
+        if not self._num_unending:
+            return self._stops.feed(self._detokenizer.feed(token_ids))
+        first, rest = token_ids[: self._num_unending], token_ids[self._num_unending :]
+        self._num_unending -= len(first)
+        text = self._stops.feed(self._detokenizer.feed(first), may_end=False)
+        return text + self._stops.feed(self._detokenizer.feed(rest))
 
     def finish(self) -> str:
         """Return the text that was held back, as no more ids come."""
         return self._stops.feed(self._detokenizer.finish()) + self._stops.finish()
+
+
+def _end_of(tokenizer: Tokenizer, before: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the last few tokens, enough that they have a text, parted from those that only begin a character."""
+    end = len(before) - _num_open(tokenizer, before[-_NUM_BEFORE.start :])
+    begin = 0
+    for num_tokens in _NUM_BEFORE:
+        text = tokenizer.decode(before[max(0, end - num_tokens) : end])
+        if text and not text.startswith(_BROKEN):
+            begin = max(0, end - num_tokens)
+            break
+    return list(before[begin:end]), list(before[end:])
+
+
+def _num_open(tokenizer: Tokenizer, last: Sequence[int]) -> int:
+    if not tokenizer.decode(last).endswith(_BROKEN):
+        return 0
+    # The caller may have written the very character that stands for broken ones.
+    written = tokenizer.encode(_BROKEN, add_special_tokens=False)
+    if list(last[-len(written) :]) == written:
+        return 0
+    for num_open in range(1, min(_MAX_OPEN, len(last)) + 1):
+        if not tokenizer.decode(last[:-num_open]).endswith(_BROKEN):
+            return num_open
+    return 0
 
 
 def _failure_table(stop: str) -> list[int]:

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,8 @@ import pytest
 from adapters.codec import CodecLimits
 from adapters.registry import Registry, VersionRecord
 from adapters.store import AdapterStore
+from server.access.keys import KeyRing
+from server.access.quotas import Quotas
 from server.core.principal import Principal, anonymous
 from server.core.request import GenerationRequest
 from server.core.sampling import SamplingParams
@@ -20,12 +22,15 @@ from server.engine.fake import FakeEngine, FakeEngineConfig
 from server.evaluation.evaluator import EvaluationConfig, Evaluator
 from server.evaluation.window import FinishedWindow
 from server.observability.metrics import Metrics
+from server.service.access import AccessService
 from server.service.adapters import AdapterCatalog, CatalogConfig
+from server.service.chat import ChatTemplate
 from server.service.directory import AdapterDirectory
 from server.service.feedback import FeedbackService
 from server.service.generation import Generation
 from server.service.health import HealthService, Phase
 from server.service.inference import InferenceConfig, InferenceService
+from server.service.prompts import BaseSpeech
 from server.service.staging import StagingArea
 from server.service.tokenizer import ByteTokenizer
 from server.service.uploads import UploadService
@@ -68,6 +73,7 @@ class Room:
     evaluator: Evaluator
     health: HealthService
     inference: InferenceService
+    key_ring: KeyRing
     data_dir: Path
 
     async def upload(
@@ -106,6 +112,7 @@ class MakeRoom(Protocol):
         inference: InferenceConfig = ...,
         evaluation: EvaluationConfig = ...,
         catalog: CatalogConfig = ...,
+        chat_template: ChatTemplate | None = ...,
     ) -> Awaitable[Room]: ...
 
 
@@ -118,8 +125,9 @@ async def make_room(tmp_path: Path) -> AsyncIterator[MakeRoom]:
         inference: InferenceConfig = _INFERENCE,
         evaluation: EvaluationConfig = _EVALUATION,
         catalog: CatalogConfig = _CATALOG,
+        chat_template: ChatTemplate | None = None,
     ) -> Room:
-        return await _build(stack, tmp_path, engine, inference, evaluation, catalog)
+        return await _build(stack, tmp_path, engine, inference, evaluation, catalog, chat_template)
 
     yield make
     await stack.aclose()
@@ -137,6 +145,7 @@ async def _build(
     inference_config: InferenceConfig,
     evaluation_config: EvaluationConfig,
     catalog_config: CatalogConfig,
+    chat_template: ChatTemplate | None,
 ) -> Room:
     metrics, scorer = Metrics(), ToyScorer()
     scorer.gate.set()
@@ -149,6 +158,8 @@ async def _build(
     stack.push_async_callback(engine.stop)
     registry = Registry(f"sqlite:///{data_dir / 'registry.db'}")
     stack.callback(registry.close)
+    key_ring = KeyRing(f"sqlite:///{data_dir / 'registry.db'}")
+    stack.callback(key_ring.close)
     store = AdapterStore(str(data_dir / "store"), data_dir / "local")
     directory = AdapterDirectory(registry, store)
     stack.callback(directory.close)
@@ -170,10 +181,16 @@ async def _build(
     health.enter(Phase.SERVING)
     service = InferenceService(
         engine,
-        tokenizer=ByteTokenizer(),
-        base_template="base: {{ text }}",
+        speech=BaseSpeech(
+            ByteTokenizer(),
+            "base: {{ text }}",
+            chat_template,
+            engine.info.base.vocab_size,
+            is_continued=not engine.info.is_encoder_decoder,
+        ),
         directory=directory,
         feedback=feedback,
+        access=AccessService(key_ring, Quotas(), open_without_keys=True),
         health=health,
         metrics=metrics,
         config=inference_config,
@@ -191,6 +208,7 @@ async def _build(
         evaluator,
         health,
         service,
+        key_ring,
         data_dir,
     )
 
@@ -203,7 +221,7 @@ def ask() -> AskFor:
     """Make a request; what is not said is plain."""
 
     def make(text: str = "hello there", request_id: str = "r", **options: object) -> GenerationRequest:
-        names = {"max_new_tokens", "stop", "num_logprobs"}
+        names = {field.name for field in fields(SamplingParams)}
         sampling = SamplingParams(**{name: options.pop(name) for name in names & set(options)})  # type: ignore[arg-type]
         return GenerationRequest(request_id, text, sampling=sampling, **options)  # type: ignore[arg-type]
 

@@ -157,7 +157,7 @@ async def test_foreign_adapter_is_answered_as_one_that_does_not_exist(room: Room
             await own[what]()
         assert foreign.value.message == unknown.value.message.replace("bob-nothing", "alice-lora"), what
     assert await room.catalog.list(BOB) == ()
-    assert [model.model_id for model in await ModelDirectory("fake", room.catalog).list_models(BOB)] == ["fake"]
+    assert [model.model_id for model in await ModelDirectory("fake", room.catalog, 1024).list_models(BOB)] == ["fake"]
     assert (await room.catalog.get(ALICE, "alice-lora")).aliases == {"stable": 1}
 
 

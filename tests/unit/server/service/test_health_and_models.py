@@ -22,7 +22,7 @@ async def test_health_follows_the_phases_and_the_engine(room: Room) -> None:
 async def test_models_are_the_base_and_one_entry_per_adapter(room: Room) -> None:
     record = await room.upload(lora_files(), "lora")
     await room.upload(lora_files(2), "lora")
-    models = await ModelDirectory("fake", room.catalog).list_models(ANYONE)
+    models = await ModelDirectory("fake", room.catalog, 1024).list_models(ANYONE)
     assert models == (ModelEntry("fake"), ModelEntry("lora", record.created_s, "fake"))
 
 
@@ -31,10 +31,10 @@ async def test_models_are_the_base_and_one_entry_per_adapter(room: Room) -> None
     [("fake", ()), ("lora", ("lora",)), ("lora:2+soft@canary", ("lora:2", "soft@canary")), ("a+b+c", ("a", "b", "c"))],
 )
 async def test_model_names_become_references(room: Room, model: str, references: tuple[str, ...]) -> None:
-    assert ModelDirectory("fake", room.catalog).parse_model(model) == references
+    assert ModelDirectory("fake", room.catalog, 1024).parse_model(model) == references
 
 
 @pytest.mark.parametrize("model", ["", "+", "lora+", "x" * 401])
 async def test_model_names_with_empty_parts_are_refused(room: Room, model: str) -> None:
     with pytest.raises(InvalidArgumentError):
-        ModelDirectory("fake", room.catalog).parse_model(model)
+        ModelDirectory("fake", room.catalog, 1024).parse_model(model)
