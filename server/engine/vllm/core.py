@@ -3,13 +3,14 @@
 Knows no vLLM type and no state of a request but its key. Event loop's thread, where nothing else is said.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from server.core.errors import FailedPreconditionError
 from server.engine.base import EngineInfo, EngineOutput, EngineRequest, ResolvedAdapter
-from server.engine.vllm.config import VllmEngineConfig
+from server.engine.vllm.config import VllmEngineConfig, engine_environment
 
 
 class CoreDiedError(Exception):
@@ -117,12 +118,14 @@ Launch = Callable[[VllmEngineConfig], Core]
 """Starts vLLM and waits until the base is loaded. A worker thread. Raises MedleyError, saying what to do."""
 
 
-def launch_async_llm(config: VllmEngineConfig) -> Core:
-    """Start vLLM's own engine.
+def launch_vllm(config: VllmEngineConfig) -> Core:
+    """Start vLLM itself.
 
     Raises:
         MedleyError: If it cannot be started.
     """
-    from server.engine.vllm.async_llm import AsyncLlmCore
+    os.environ.update(engine_environment(config))
+    # Only here: it takes seconds, and reads the environment.
+    from server.engine.vllm.engine_process import EngineProcess
 
-    return AsyncLlmCore(config)
+    return EngineProcess(config)

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 
 from adapters.errors import AdapterError, InvalidAdapterError
@@ -29,8 +29,9 @@ from server.engine.base import Engine, EngineInfo, EngineOutput, EngineRequest, 
 from server.engine.loading_error import loading_error
 from server.engine.streams import OutputStream
 from server.engine.vllm.config import VllmEngineConfig
-from server.engine.vllm.core import Core, CoreDiedError, Handover, Launch, NotFiniteError, launch_async_llm
-from server.engine.vllm.residency import Place, Residency
+from server.engine.vllm.core import Core, CoreDiedError, Handover, Launch, NotFiniteError, launch_vllm
+from server.engine.vllm.residency import Residency
+from server.engine.vllm.row import Row
 from server.engine.vllm.supervisor import BackOff, Supervisor
 from server.observability.durations import Durations
 
@@ -39,51 +40,6 @@ __all__ = ["VllmEngine", "VllmEngineConfig"]
 _log = logging.getLogger(__name__)
 
 _NUM_PROBE_TOKENS = 8
-
-
-class _Row:
-    """One open request.
-
-    Attributes:
-        request: What was asked for.
-        key: Its name at the core.
-        stream: Where its outputs go.
-        submitted_s: Monotonic time.
-        places: Where its adapters are resident; held until it ends.
-        starting: Brings up its adapters and hands it to the core.
-        timer: Ends it at its deadline.
-        is_added: Whether the core may know it.
-        is_running: Whether it had an output.
-        is_over: Whether it had its terminal output.
-    """
-
-    __slots__ = (
-        "is_added",
-        "is_over",
-        "is_running",
-        "key",
-        "places",
-        "request",
-        "starting",
-        "stream",
-        "submitted_s",
-        "timer",
-    )
-
-    def __init__(self, request: EngineRequest, key: str, on_close: Callable[["_Row"], None]) -> None:
-        self.request, self.key = request, key
-        self.stream = OutputStream(partial(on_close, self))
-        self.submitted_s = time.monotonic()
-        self.places: list[tuple[Residency[object], Place[object]]] = []
-        self.starting: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.is_added = self.is_running = self.is_over = False
-
-    def release(self) -> None:
-        """Give back what it held."""
-        for residency, place in self.places:
-            residency.release(place)
-        self.places.clear()
 
 
 class VllmEngine(Engine):
@@ -95,9 +51,7 @@ class VllmEngine(Engine):
         back_off: How long to wait before it is started again.
     """
 
-    def __init__(
-        self, config: VllmEngineConfig, launch: Launch = launch_async_llm, back_off: BackOff | None = None
-    ) -> None:
+    def __init__(self, config: VllmEngineConfig, launch: Launch = launch_vllm, back_off: BackOff | None = None) -> None:
         """Start nothing; :meth:`start` does."""
         self._config = config
         self._supervisor = Supervisor(
@@ -109,7 +63,7 @@ class VllmEngine(Engine):
         self._core: Core | None = None
         self._end: UnavailableError | None = UnavailableError("the engine has not started")
         self._info: EngineInfo | None = None
-        self._open: dict[str, _Row] = {}
+        self._open: dict[str, Row] = {}
         self._keys = itertools.count()
         self._pinned: dict[str, ResolvedAdapter] = {}
         self._places: dict[AdapterRole, Residency[object]] = {}
@@ -281,7 +235,7 @@ class VllmEngine(Engine):
     def _begin(self, request: EngineRequest) -> OutputStream:
         """Open a request, and send it on its way."""
         core = self._require_alive()
-        row = _Row(request, f"{request.request_id}-{next(self._keys)}", self._abandon)
+        row = Row(request, f"{request.request_id}-{next(self._keys)}", self._abandon)
         self._open[request.request_id] = row
         self._is_idle.clear()
         loop = asyncio.get_running_loop()
@@ -290,7 +244,7 @@ class VllmEngine(Engine):
         row.starting = loop.create_task(self._hand_over(row, core))
         return row.stream
 
-    async def _hand_over(self, row: _Row, core: Core) -> None:
+    async def _hand_over(self, row: Row, core: Core) -> None:
         """Wait until a request's adapters are resident, and give it to the core."""
         request = row.request
         try:
@@ -309,7 +263,7 @@ class VllmEngine(Engine):
             error = InternalError("the engine failed on this request")
             self._end_row(row, EngineOutput(finish_reason=FinishReason.ERROR, error=error))
 
-    async def _hold(self, row: _Row, adapter: ResolvedAdapter | None) -> object | None:
+    async def _hold(self, row: Row, adapter: ResolvedAdapter | None) -> object | None:
         if adapter is None:
             return None
         residency = self._places[adapter.kind.role]
@@ -317,7 +271,7 @@ class VllmEngine(Engine):
         row.places.append((residency, place))
         return place.payload
 
-    def _deliver(self, row: _Row, output: EngineOutput) -> None:
+    def _deliver(self, row: Row, output: EngineOutput) -> None:
         """Take an output from the core."""
         if row.is_over:
             return
@@ -328,15 +282,15 @@ class VllmEngine(Engine):
             row.release()
             self._close(row)
 
-    def _expire(self, row: _Row) -> None:
+    def _expire(self, row: Row) -> None:
         error = DeadlineExceededError("the deadline passed before the answer was complete")
         self._end_row(row, EngineOutput(finish_reason=FinishReason.DEADLINE, error=error))
 
-    def _abandon(self, row: _Row) -> None:
+    def _abandon(self, row: Row) -> None:
         """End a request whose reader went away."""
         self._end_row(row, EngineOutput(finish_reason=FinishReason.ABORT))
 
-    def _end_row(self, row: _Row, output: EngineOutput) -> None:
+    def _end_row(self, row: Row, output: EngineOutput) -> None:
         """End a request here, wherever it is; its terminal output is not the core's."""
         if row.is_over:
             return
@@ -349,14 +303,14 @@ class VllmEngine(Engine):
         else:
             row.release()
 
-    async def _abort(self, row: _Row, core: Core) -> None:
+    async def _abort(self, row: Row, core: Core) -> None:
         try:
             await core.abort(row.key)
         finally:
             # Not before: a LoRA may only be taken out once the core has been told that its request ended.
             row.release()
 
-    def _close(self, row: _Row) -> None:
+    def _close(self, row: Row) -> None:
         row.is_over = True
         if row.timer is not None:
             row.timer.cancel()

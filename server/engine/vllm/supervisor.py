@@ -14,10 +14,9 @@ from functools import partial
 
 from server.core.errors import InternalError, MedleyError
 from server.engine.vllm.core import Core, CoreDiedError
+from server.engine.vllm.logs import telling_progress
 
 _log = logging.getLogger(__name__)
-
-_PROGRESS_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,27 +114,20 @@ class Supervisor:
                 _log.error("the engine could not be launched: %s", error.message)
 
     async def _launch_one(self) -> Core:
-        """Launch one core, saying from time to time that this still goes on.
+        """Launch one core.
 
         On a daemon thread: a process that is told to end meanwhile shall not wait for a launch of minutes.
         """
         launched: asyncio.Future[Core] = asyncio.get_running_loop().create_future()
-        started_s = time.monotonic()
         threading.Thread(target=self._launch_into, args=(launched,), name="vllm-launch", daemon=True).start()
-        try:
-            while not (await asyncio.wait((launched,), timeout=_PROGRESS_S))[0]:
-                _log.info("the engine is starting", extra={"since_s": round(time.monotonic() - started_s)})
-        except asyncio.CancelledError:
-            launched.cancel()
-            raise
-        core = launched.result()
-        _log.info("the engine is up", extra={"after_s": round(time.monotonic() - started_s, 1)})
-        return core
+        # Cancelled with its waiter, and then the thread gives the core up.
+        return await launched
 
     def _launch_into(self, launched: "asyncio.Future[Core]") -> None:
         """Launch a core and hand it over. The launching thread."""
         try:
-            core = self._launch()
+            with telling_progress():
+                core = self._launch()
         except MedleyError as failure:
             _post(launched, partial(_fail, launched, failure))
         except Exception as failure:
