@@ -10,13 +10,12 @@ from starlette.types import Receive
 
 from server.api.http.errors import refusals
 from server.api.http.wire.fields import GenerationBody
-from server.core.errors import CancelledError, ErrorCode, InvalidArgumentError
+from server.core.errors import CancelledError, ErrorCode, InvalidArgumentError, MedleyError
 from server.core.outputs import GenerationResult
 from server.core.principal import Principal
-from server.core.request import GenerationRequest, check_request_id
-from server.core.sampling import SamplingParams
-from server.service.generation import Generation
+from server.core.request import check_request_id
 from server.service.inference import InferenceService
+from server.service.several import Several
 
 DEADLINE_HEADER = "x-deadline-ms"
 INFERENCE_RESPONSES: dict[int | str, dict[str, object]] = {
@@ -62,22 +61,6 @@ def name_call(request: Request, body: GenerationBody) -> None:
         request.state.request_id = check_request_id(body.request_id)
 
 
-def call_deadline_s(request: Request, max_deadline_ms: int) -> float | None:
-    """Return the monotonic time by which the answer must be complete, or None.
-
-    Raises:
-        InvalidArgumentError: If the header is not a whole number of milliseconds in range.
-    """
-    given = request.headers.get(DEADLINE_HEADER)
-    if given is None:
-        return None
-    if not (given.isascii() and given.isdecimal() and len(given) <= 10 and 1 <= int(given) <= max_deadline_ms):
-        raise InvalidArgumentError(
-            f"{DEADLINE_HEADER} must be a whole number from 1 to {max_deadline_ms}", param=DEADLINE_HEADER
-        )
-    return time.monotonic() + int(given) / 1000
-
-
 class Caller:
     """Opens generations for HTTP calls.
 
@@ -91,32 +74,32 @@ class Caller:
         self._inference = inference
         self._max_deadline_ms = max_deadline_ms
 
-    async def open(
-        self,
-        request: Request,
-        body: GenerationBody,
-        sampling: SamplingParams,
-        *,
-        text: str,
-        adapters: tuple[str, ...] = (),
-        apply_template: bool = True,
-    ) -> Generation:
-        """Open a generation with the adapters the route found and those the body names; close it afterwards.
+    async def open(self, request: Request, body: GenerationBody, adapters: tuple[str, ...] = ()) -> Several:
+        """Open what a call asks for, with the adapters its route found and those its body names; close it afterwards.
 
         Raises:
-            MedleyError: If the call is refused.
+            MedleyError: If the call is refused; ``param`` is the body's name of a field.
             AdapterError: If an adapter is.
         """
-        generation_request = GenerationRequest(
-            request_id=request.state.request_id,
-            text=text,
-            adapters=(*adapters, *body.adapters),
-            sampling=sampling,
-            apply_template=apply_template,
-            references=tuple(body.references),
-            deadline_s=call_deadline_s(request, self._max_deadline_ms),
-        )
-        return await self._inference.open(await principal_of(request), generation_request)
+        deadline_s = self._deadline_s(request)
+        try:
+            asked = body.requests(request.state.request_id, (*adapters, *body.adapters), deadline_s)
+            return await self._inference.open_several(await principal_of(request), asked)
+        except MedleyError as error:
+            if error.param is not None:
+                error.param = body.WIRE_NAMES.get(error.param, error.param)
+            raise
+
+    def _deadline_s(self, request: Request) -> float | None:
+        given = request.headers.get(DEADLINE_HEADER)
+        if given is None:
+            return None
+        limit = self._max_deadline_ms
+        if not (given.isascii() and given.isdecimal() and len(given) <= 10 and 1 <= int(given) <= limit):
+            raise InvalidArgumentError(
+                f"{DEADLINE_HEADER} must be a whole number from 1 to {limit}", param=DEADLINE_HEADER
+            )
+        return time.monotonic() + int(given) / 1000
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[object, object, _T]) -> _T:
@@ -138,16 +121,16 @@ async def until_disconnect(receive: Receive, work: Coroutine[object, object, _T]
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def whole_answer(request: Request, generation: Generation) -> GenerationResult:
-    """Return a generation's whole answer; it is closed in any case.
+async def whole_answers(request: Request, several: Several) -> tuple[GenerationResult, ...]:
+    """Return the whole answers to a call; everything is closed in any case.
 
     Raises:
-        MedleyError: If it failed, or the caller went away.
+        MedleyError: If one failed, or the caller went away.
     """
     try:
-        return await until_disconnect(request.receive, generation.result())
+        return await until_disconnect(request.receive, several.results())
     finally:
-        await generation.aclose()
+        await several.aclose()
 
 
 async def _disconnected(receive: Receive) -> None:

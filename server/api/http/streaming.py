@@ -1,42 +1,34 @@
-"""Server-sent events: one event per chunk, ``[DONE]`` at the end, and an error object where an answer broke off.
+"""Streams a call's answers in server-sent events, with an error object where they broke off."""
 
-Source:
-    Event format: https://html.spec.whatwg.org/multipage/server-sent-events.html; ``[DONE]`` as OpenAI's streams end.
-"""
-
-import json
 import logging
-from collections.abc import AsyncIterator, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.api.http.call import until_disconnect
 from server.api.http.errors import error_body
+from server.api.http.wire.events import DONE, Pieces, event
 from server.core.errors import CancelledError, ErrorCode, code_of
-from server.service.generation import Generation
+from server.service.several import Several
 
 _LOGGER = logging.getLogger(__name__)
-_DONE = b"data: [DONE]\n\n"
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class EventStream(Response):
-    """Streams a generation, closes it when the caller goes away, and always closes it at the end.
+    """Streams what a call asked for, closes it when the caller goes away, and always closes it at the end.
 
     Args:
-        generation: What is streamed.
-        events: Its chunks as JSON objects; a failure is an exception.
-        request_id: For the error object.
+        several: What is streamed.
+        pieces: Turns its chunks into events.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation, events: AsyncIterator[Mapping[str, object]], request_id: str) -> None:
+    def __init__(self, several: Several, pieces: Pieces) -> None:
         """Keep what to send; nothing is sent yet."""
-        self._generation = generation
-        self._events = events
-        self._request_id = request_id
+        self._several = several
+        self._pieces = pieces
         self.status_code = 200
         self.background = None
         self.init_headers(_HEADERS)
@@ -46,26 +38,20 @@ class EventStream(Response):
         try:
             await until_disconnect(receive, self._send_all(send))
         except CancelledError:
-            _LOGGER.debug("caller went away", extra={"request_id": self._request_id})
+            _LOGGER.debug("caller went away", extra={"request_id": self._several.request_id})
         finally:
-            await self._generation.aclose()
+            await self._several.aclose()
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        piece = self._pieces.piece
         try:
-            async for event in self._events:
-                await _send_bytes(send, _event(event))
-            await _send_bytes(send, _DONE)
+            async for index, chunk in self._several.chunks():
+                await send({"type": "http.response.body", "body": piece(index, chunk), "more_body": True})
+            end = self._pieces.last() + DONE
         except Exception as error:
+            request_id = self._several.request_id
             if code_of(error) is ErrorCode.INTERNAL:
-                _LOGGER.error("stream failed", exc_info=error, extra={"request_id": self._request_id})
-            await _send_bytes(send, _event(error_body(error, self._request_id)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _send_bytes(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _event(payload: Mapping[str, object]) -> bytes:
-    return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+                _LOGGER.error("stream failed", exc_info=error, extra={"request_id": request_id})
+            end = event(error_body(error, request_id))
+        await send({"type": "http.response.body", "body": end, "more_body": False})

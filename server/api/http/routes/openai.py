@@ -4,14 +4,15 @@ import time
 
 from fastapi import APIRouter, Request
 
-from server.api.http.call import INFERENCE_RESPONSES, INFERENCE_SCHEMA, Caller, Calling, name_call, whole_answer
+from server.api.http.call import INFERENCE_RESPONSES, INFERENCE_SCHEMA, Caller, Calling, name_call, whole_answers
 from server.api.http.errors import refusals
 from server.api.http.streaming import EventStream
-from server.api.http.wire.openai_answers import ChatCompletion, Completion, Envelope, ModelCard, ModelList
-from server.api.http.wire.openai_bodies import ChatBody, CompletionBody
-from server.api.http.wire.openai_streams import Told, chat_completion, chat_events, completion, completion_events
+from server.api.http.wire.openai_answers import ChatCompletion, Completion, Envelope, chat_completion, completion
+from server.api.http.wire.openai_bodies import CompletionBody
+from server.api.http.wire.openai_chat_bodies import ChatBody
+from server.api.http.wire.openai_models import ModelCard, ModelList
+from server.api.http.wire.openai_streams import ChatPieces, CompletionPieces
 from server.core.errors import ErrorCode, NotFoundError
-from server.service.chunks import good_chunks
 from server.service.models import ModelDirectory, ModelEntry
 
 _OWNER = "medley"
@@ -25,22 +26,14 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
         "/v1/completions", response_model=Completion, responses=INFERENCE_RESPONSES, openapi_extra=INFERENCE_SCHEMA
     )
     async def completions(request: Request, body: CompletionBody) -> Completion | EventStream:
-        """Continue a prompt as it is; no template."""
+        """Continue prompts as they are; no template."""
         name_call(request, body)
-        generation = await caller.open(
-            request,
-            body,
-            body.sampling(body.max_tokens, body.logprobs),
-            text=body.prompt,
-            adapters=models.parse_model(body.model),
-            apply_template=False,
-        )
-        envelope = _envelope(generation.request_id, body.model)
-        told = Told(logprobs=body.logprobs is not None, usage=body.stream_options.include_usage)
-        if not body.stream:
-            return completion(envelope, await whole_answer(request, generation), told)
-        events = completion_events(envelope, generation.adapters, good_chunks(generation), told)
-        return EventStream(generation, events, generation.request_id)
+        several = await caller.open(request, body, models.parse_model(body.model))
+        envelope = _envelope(several.request_id, body.model or models.base_id)
+        told = body.told(logprobs=body.logprobs is not None, echo=body.echo)
+        if body.stream:
+            return EventStream(several, CompletionPieces(envelope, several, told))
+        return completion(envelope, await whole_answers(request, several), told)
 
     @router.post(
         "/v1/chat/completions",
@@ -49,21 +42,14 @@ def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter
         openapi_extra=INFERENCE_SCHEMA,
     )
     async def chat_completions(request: Request, body: ChatBody) -> ChatCompletion | EventStream:
-        """Answer about a conversation: the messages' texts, one under the other, go into the prompt template."""
+        """Answer a conversation, through the base's chat template if it has one."""
         name_call(request, body)
-        generation = await caller.open(
-            request,
-            body,
-            body.sampling(body.num_new_tokens, body.num_logprobs),
-            text=body.text,
-            adapters=models.parse_model(body.model),
-        )
-        envelope = _envelope(generation.request_id, body.model)
-        told = Told(logprobs=body.logprobs, usage=body.stream_options.include_usage)
-        if not body.stream:
-            return chat_completion(envelope, await whole_answer(request, generation), told)
-        events = chat_events(envelope, generation.adapters, good_chunks(generation), told)
-        return EventStream(generation, events, generation.request_id)
+        several = await caller.open(request, body, models.parse_model(body.model))
+        envelope = _envelope(several.request_id, body.model or models.base_id)
+        told = body.told(logprobs=body.logprobs, opening=body.opening)
+        if body.stream:
+            return EventStream(several, ChatPieces(envelope, several, told))
+        return chat_completion(envelope, await whole_answers(request, several), told)
 
     return router
 
@@ -72,17 +58,28 @@ def openai_model_routes(models: ModelDirectory) -> APIRouter:
     """Return the router of the list of models."""
     router = APIRouter(tags=["openai"])
 
+    def card(entry: ModelEntry) -> ModelCard:
+        return {
+            "id": entry.model_id,
+            "object": "model",
+            "created": int(entry.created_s),
+            "owned_by": _OWNER,
+            "root": models.base_id,
+            "parent": entry.parent,
+            "max_model_len": models.max_model_len,
+        }
+
     @router.get("/v1/models")
     async def list_models(principal: Calling) -> ModelList:
         """List the base and the adapters that the caller sees."""
-        return {"object": "list", "data": [_card(entry) for entry in await models.list_models(principal)]}
+        return {"object": "list", "data": [card(entry) for entry in await models.list_models(principal)]}
 
     @router.get("/v1/models/{model_id:path}", responses=refusals(ErrorCode.NOT_FOUND))
     async def get_model(principal: Calling, model_id: str) -> ModelCard:
         """Return one entry of the list."""
         for entry in await models.list_models(principal):
             if entry.model_id == model_id:
-                return _card(entry)
+                return card(entry)
         raise NotFoundError("no such model", param="model")
 
     return router
@@ -90,7 +87,3 @@ def openai_model_routes(models: ModelDirectory) -> APIRouter:
 
 def _envelope(request_id: str, model: str) -> Envelope:
     return {"id": request_id, "created": int(time.time()), "model": model}
-
-
-def _card(entry: ModelEntry) -> ModelCard:
-    return {"id": entry.model_id, "object": "model", "created": int(entry.created_s), "owned_by": _OWNER}

@@ -1,10 +1,10 @@
 """The parts of an answer that every route shares, and the summary itself."""
 
-from collections.abc import AsyncIterator, Mapping
 from typing import NotRequired
 
 from typing_extensions import TypedDict
 
+from server.api.http.wire.events import event
 from server.core.outputs import AdapterUse, GenerationChunk, GenerationResult, Timings, Usage
 
 
@@ -88,26 +88,35 @@ def summarize_answer(result: GenerationResult) -> SummarizeAnswer:
     return answer
 
 
-async def summarize_events(
-    request_id: str, adapters: tuple[AdapterUse, ...], chunks: AsyncIterator[GenerationChunk]
-) -> AsyncIterator[Mapping[str, object]]:
-    """Translate a summary in pieces.
+class SummaryPieces:
+    """The pieces of one summary. See :class:`server.api.http.wire.events.Pieces`.
 
-    Raises:
-        MedleyError: What ``chunks`` raises.
+    Args:
+        request_id: The request.
+        adapters: What serves it.
     """
-    first = True
-    async for chunk in chunks:
-        event: SummarizeEvent = {"request_id": request_id, "delta": chunk.text}
-        if first:
-            event["adapters"] = adapters_wire(adapters)
-            first = False
+
+    def __init__(self, request_id: str, adapters: tuple[AdapterUse, ...]) -> None:
+        """Begin before the first chunk."""
+        self._request_id = request_id
+        self._unsaid: tuple[AdapterUse, ...] | None = adapters
+
+    def piece(self, _index: int, chunk: GenerationChunk) -> bytes:
+        """Return the event of a chunk."""
+        piece: SummarizeEvent = {"request_id": self._request_id, "delta": chunk.text}
+        if self._unsaid is not None:
+            piece["adapters"] = adapters_wire(self._unsaid)
+            self._unsaid = None
         if chunk.finish_reason is not None:
-            event["finish_reason"] = chunk.finish_reason
+            piece["finish_reason"] = chunk.finish_reason
         if chunk.usage is not None:
-            event["usage"] = usage_wire(chunk.usage)
+            piece["usage"] = usage_wire(chunk.usage)
         if chunk.timings is not None:
-            event["timings"] = timings_wire(chunk.timings)
+            piece["timings"] = timings_wire(chunk.timings)
         if chunk.scores is not None:
-            event["scores"] = dict(chunk.scores)
-        yield event
+            piece["scores"] = dict(chunk.scores)
+        return event(piece)
+
+    def last(self) -> bytes:
+        """Return nothing: the last chunk's event has it all."""
+        return b""

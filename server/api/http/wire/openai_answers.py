@@ -1,55 +1,50 @@
-"""OpenAI's answers, whole and in pieces; adapters, timings and scores ride along as fields of our own.
+"""OpenAI's answers, whole; adapters, timings and scores ride along as fields of our own.
 
 Source:
-    Shapes: https://platform.openai.com/docs/api-reference/completions/object, ``/chat/object`` and
-    ``/chat-streaming/streaming``.
+    Shapes: https://platform.openai.com/docs/api-reference/completions/object and ``/chat/object``.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from server.api.http.wire.answers import AdapterUseWire, TimingsWire, UsageWire
-from server.core.outputs import TokenLogprob
+from server.api.http.wire.answers import (
+    AdapterUseWire,
+    TimingsWire,
+    UsageWire,
+    adapters_wire,
+    timings_wire,
+    usage_wire,
+)
+from server.api.http.wire.openai_logprobs import (
+    ChatLogprobs,
+    CompletionLogprobs,
+    PromptLogprobs,
+    chat_logprobs,
+    completion_logprobs,
+    prompt_logprobs,
+)
+from server.core.outputs import AdapterUse, GenerationChunk, GenerationResult, Usage
 
 
-class CompletionLogprobs(TypedDict):
-    """Parallel lists, one place per token."""
+class Extras(TypedDict, total=False):
+    """Our own fields: in the answer, or in each choice where there are several; in a stream with its last piece."""
 
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
-    text_offset: list[int]
+    adapters: list[AdapterUseWire]
+    timings: TimingsWire
+    scores: dict[str, float]
 
 
-class CompletionChoice(TypedDict):
-    """The one choice of a completion, whole or a piece of it."""
+class CompletionChoice(Extras):
+    """One text of a completion, whole or a piece of it."""
 
     index: int
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
-
-
-class TopLogprob(TypedDict):
-    """One alternative."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class ChatToken(TopLogprob):
-    """One token with its alternatives."""
-
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(TypedDict):
-    """One entry per token."""
-
-    content: list[ChatToken]
-    refusal: None
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 class ChatMessageWire(TypedDict):
@@ -60,29 +55,13 @@ class ChatMessageWire(TypedDict):
     refusal: None
 
 
-class ChatDelta(TypedDict):
-    """What a piece adds to the message."""
-
-    role: NotRequired[Literal["assistant"]]
-    content: NotRequired[str]
-
-
-class ChatChoice(TypedDict):
-    """The one choice of a chat completion."""
+class ChatChoice(Extras):
+    """One message of a chat completion."""
 
     index: int
     message: ChatMessageWire
     logprobs: ChatLogprobs | None
     finish_reason: str
-
-
-class ChatChunkChoice(TypedDict):
-    """A piece of the one choice."""
-
-    index: int
-    delta: ChatDelta
-    logprobs: ChatLogprobs | None
-    finish_reason: str | None
 
 
 class Envelope(TypedDict):
@@ -93,75 +72,118 @@ class Envelope(TypedDict):
     model: str
 
 
-class Extras(TypedDict, total=False):
-    """Our own fields: with a whole answer, or with the last piece."""
-
-    adapters: list[AdapterUseWire]
-    timings: TimingsWire
-    scores: dict[str, float]
-
-
 class Completion(Envelope, Extras):
-    """A completion, whole or in pieces (OpenAI gives both the same name)."""
+    """A completion."""
 
     object: Literal["text_completion"]
     choices: list[CompletionChoice]
-    usage: NotRequired[UsageWire | None]
+    usage: UsageWire
 
 
 class ChatCompletion(Envelope, Extras):
-    """A whole chat completion."""
+    """A chat completion."""
 
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
     usage: UsageWire
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
-class ChatChunk(Envelope, Extras):
-    """A piece of a chat completion."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the caller wants to be told.
 
-    object: Literal["chat.completion.chunk"]
-    choices: list[ChatChunkChoice]
-    usage: NotRequired[UsageWire | None]
+    Attributes:
+        num_choices: How many answers to each prompt.
+        logprobs: Log-probabilities of the tokens.
+        prompt_logprobs: The prompt's by themselves.
+        echo: The prompt, before the text of a completion.
+        opening: What each message of a chat begins with.
+        usage: Token counts, in a last piece of their own; only of a stream, as a whole answer always has them.
+        continuous_usage: Token counts so far in every piece.
+    """
+
+    num_choices: int = 1
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+    echo: bool = False
+    opening: str = ""
+    usage: bool = False
+    continuous_usage: bool = False
 
 
-class ModelCard(TypedDict):
-    """One entry of the model list: the base or an adapter."""
+def completion(envelope: Envelope, results: Sequence[GenerationResult], told: Told) -> Completion:
+    """Translate a completion."""
+    choices = [_completion_choice(index, result, told) for index, result in enumerate(results)]
+    answer: Completion = {
+        "id": envelope["id"],
+        "object": "text_completion",
+        "created": envelope["created"],
+        "model": envelope["model"],
+        "choices": choices,
+        "usage": usage_wire(usage_of_all([result.usage for result in results], told.num_choices)),
+    }
+    _add_all_extras(answer, choices, results)
+    return answer
 
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
+
+def chat_completion(envelope: Envelope, results: Sequence[GenerationResult], told: Told) -> ChatCompletion:
+    """Translate a chat completion."""
+    choices = [_chat_choice(index, result, told) for index, result in enumerate(results)]
+    answer: ChatCompletion = {
+        "id": envelope["id"],
+        "object": "chat.completion",
+        "created": envelope["created"],
+        "model": envelope["model"],
+        "choices": choices,
+        "usage": usage_wire(usage_of_all([result.usage for result in results], told.num_choices)),
+    }
+    if told.prompt_logprobs and (prompt := results[0].prompt) is not None:
+        answer["prompt_logprobs"] = prompt_logprobs(prompt)
+    _add_all_extras(answer, choices, results)
+    return answer
 
 
-class ModelList(TypedDict):
-    """What can be written into ``model``."""
+def usage_of_all(usages: Sequence[Usage], num_choices: int) -> Usage:
+    """Add up token counts; a prompt counts once, however many answers it gets."""
+    return Usage(
+        sum(usage.num_prompt_tokens for usage in usages[::num_choices]),
+        sum(usage.num_completion_tokens for usage in usages),
+    )
 
-    object: Literal["list"]
-    data: list[ModelCard]
+
+def add_extras(target: Extras, adapters: tuple[AdapterUse, ...], answer: GenerationResult | GenerationChunk) -> None:
+    """Put our own fields into an answer, a choice or a last piece."""
+    if answer.timings is not None:
+        target["adapters"] = adapters_wire(adapters)
+        target["timings"] = timings_wire(answer.timings)
+    if answer.scores is not None:
+        target["scores"] = dict(answer.scores)
 
 
-def completion_logprobs(tokens: tuple[TokenLogprob, ...], offset: int) -> CompletionLogprobs:
-    """Translate log-probabilities; ``offset`` is the place in the text, in characters, where they begin."""
-    offsets: list[int] = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.text)
+def _completion_choice(index: int, result: GenerationResult, told: Told) -> CompletionChoice:
+    echoed = result.prompt if told.echo else None
+    choice: CompletionChoice = {
+        "index": index,
+        "text": result.text if echoed is None else echoed.text + result.text,
+        "logprobs": completion_logprobs(result.logprobs, prompt=echoed) if told.logprobs else None,
+        "finish_reason": result.finish_reason,
+    }
+    if told.prompt_logprobs and result.prompt is not None:
+        choice["prompt_logprobs"] = prompt_logprobs(result.prompt)
+    return choice
+
+
+def _chat_choice(index: int, result: GenerationResult, told: Told) -> ChatChoice:
     return {
-        "tokens": [token.text for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{top.text: top.logprob for top in token.top} for token in tokens],
-        "text_offset": offsets,
+        "index": index,
+        "message": {"role": "assistant", "content": told.opening + result.text, "refusal": None},
+        "logprobs": chat_logprobs(result.logprobs) if told.logprobs else None,
+        "finish_reason": result.finish_reason,
     }
 
 
-def chat_logprobs(tokens: tuple[TokenLogprob, ...]) -> ChatLogprobs:
-    """Translate log-probabilities."""
-    content: list[ChatToken] = [
-        {**_top_logprob(token), "top_logprobs": [_top_logprob(top) for top in token.top]} for token in tokens
-    ]
-    return {"content": content, "refusal": None}
-
-
-def _top_logprob(token: TokenLogprob) -> TopLogprob:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())}
+def _add_all_extras(answer: Extras, choices: Sequence[Extras], results: Sequence[GenerationResult]) -> None:
+    targets = [answer] if len(results) == 1 else choices
+    for target, result in zip(targets, results, strict=True):
+        add_extras(target, result.adapters, result)

@@ -1,153 +1,139 @@
-"""OpenAI's request bodies, with our fields beside theirs.
+"""What both OpenAI routes read, and the body of a completion; vLLM's fields and ours stand beside OpenAI's.
 
-A known OpenAI field that we cannot honour is refused by name unless it has the value that changes nothing; a known one
-that has no bearing on the answer is dropped; an unknown one is refused as a likely mistake.
-
-Defaults that differ from OpenAI's: temperature 0 (greedy), and as many new tokens as ``/v1/summarize`` gives.
+Defaults that differ from OpenAI's: temperature 0 (greedy), and as many tokens of a completion as ``/v1/summarize``
+gives.
 
 Source:
-    Field names and meanings: https://platform.openai.com/docs/api-reference/completions and ``/chat``.
+    Field names and meanings: https://platform.openai.com/docs/api-reference/completions/create;
+    https://docs.vllm.ai/en/stable/serving/openai_compatible_server/.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from server.api.http.wire.fields import GenerationBody, WireModel
+from server.api.http.wire import openai_foreign
+from server.api.http.wire.fields import Neutral, WireModel
+from server.api.http.wire.openai_answers import Told
+from server.api.http.wire.openai_sampling import OpenAISampling
 from server.core.errors import InvalidArgumentError
-from server.core.sampling import SamplingParams
+from server.core.request import Echo, GenerationRequest
+from server.core.sampling import DEFAULT_NEW_TOKENS
+from server.service.several import copies
 
-_DEFAULT_NEW_TOKENS = SamplingParams().max_new_tokens
-_MAX_MESSAGES = 1024
-# For the books of OpenAI's own service; they never change an answer.
-_DROPPED = frozenset(
-    {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
-)
-_NEUTRAL_EVERYWHERE: Mapping[str, tuple[object, ...]] = {
-    "n": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-}
+MAX_PER_CALL = 1024
+"""Most answers that one call can ask for at all; the operator's limit is what counts, and is told by the service."""
+_TokenIds = Annotated[list[int], Field(min_length=1)]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(WireModel):
     """What a streaming caller may ask for."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(extra="ignore")
 
-    include_usage: bool = False
+    include_usage: bool = Field(False, description="Token counts in a last piece of their own.")  # noqa: FBT003
+    continuous_usage_stats: bool = Field(False, description="Token counts so far in every piece.")  # noqa: FBT003
 
 
-class OpenAIBody(GenerationBody):
+class OpenAIBody(OpenAISampling):
     """What both OpenAI routes take."""
 
-    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = _NEUTRAL_EVERYWHERE
+    DROPPED = openai_foreign.DROPPED
 
-    model: str = Field(description='The base\'s id, one adapter reference, or two joined by "+".')
-    max_tokens: int = _DEFAULT_NEW_TOKENS
+    model: str | None = Field(
+        None, description='The base\'s id, one adapter reference, or two joined by "+"; else the base.'
+    )
+    n: int = Field(1, ge=1, le=MAX_PER_CALL, description="How many answers to each prompt.")
     stream_options: StreamOptions = StreamOptions()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _settle_foreign_fields(cls, body: object) -> object:
-        if not isinstance(body, dict):
-            return body
-        for name in cls.NEUTRAL.keys() & body.keys():
-            if body[name] is not None and body[name] not in cls.NEUTRAL[name]:
-                raise InvalidArgumentError(f"{name} is not supported; leave it out", param=name)
-        return {key: value for key, value in body.items() if key not in _DROPPED and key not in cls.NEUTRAL}
+    def copied(self, requests: Iterable[GenerationRequest]) -> tuple[GenerationRequest, ...]:
+        """Return each request ``n`` times.
+
+        Raises:
+            InvalidArgumentError: If that is far too many.
+        """
+        requests = tuple(requests)
+        if len(requests) * self.n > MAX_PER_CALL:
+            raise InvalidArgumentError(f"one call may ask for at most {MAX_PER_CALL} answers", param="n")
+        return tuple(copy for request in requests for copy in copies(request, self.n))
+
+    def told(self, *, logprobs: bool, echo: bool = False, opening: str = "") -> Told:
+        """Return what the caller wants to be told, and what only one of the routes knows about it."""
+        options = self.stream_options
+        return Told(
+            num_choices=self.n,
+            logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs is not None,
+            echo=echo,
+            opening=opening,
+            usage=options.include_usage,
+            continuous_usage=options.include_usage and options.continuous_usage_stats,
+        )
+
+
+def _prompt_or_refusal(prompt: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(prompt)
+    except ValidationError:
+        raise InvalidArgumentError(
+            "prompt must be a string, a list of strings, a list of token ids or a list of lists of token ids, "
+            f"none empty and at most {MAX_PER_CALL} in all",
+            param="prompt",
+        ) from None
 
 
 class CompletionBody(OpenAIBody):
-    """A prompt to continue as it is: no template."""
+    """Prompts to continue as they are: no template."""
 
-    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        **_NEUTRAL_EVERYWHERE,
-        "best_of": (1,),
-        "echo": (False,),
-        "suffix": ("",),
+    NEUTRAL: ClassVar[Neutral] = openai_foreign.COMPLETION_NEUTRAL
+    WIRE_NAMES: ClassVar[Mapping[str, str]] = {
+        **OpenAIBody.WIRE_NAMES,
+        "prompt_token_ids": "prompt",
+        "text": "prompt",
     }
 
-    prompt: str = Field(description="A string, or a list of one string.")
+    prompt: Annotated[
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PER_CALL)]
+        | _TokenIds
+        | Annotated[list[_TokenIds], Field(min_length=1, max_length=MAX_PER_CALL)],
+        WrapValidator(_prompt_or_refusal),
+    ] = Field(description="One text or several, each as a string or as token ids.")
+    max_tokens: int = Field(DEFAULT_NEW_TOKENS, description="Most tokens to generate; 0 only together with echo.")
+    best_of: int | None = Field(None, description="The same as n, if anything.")
+    echo: bool = Field(False, description="Begin the text, and its log-probabilities, with the prompt.")  # noqa: FBT003
     logprobs: int | None = Field(None, description="Report this many alternatives per token.")
+    add_special_tokens: bool = Field(True, description="Put the tokens around a text that the base expects.")  # noqa: FBT003
 
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _one_text(cls, prompt: object) -> object:
-        if isinstance(prompt, list) and len(prompt) == 1:
-            prompt = prompt[0]
-        if not isinstance(prompt, str):
-            raise InvalidArgumentError(
-                "prompt must be one string; several prompts need several requests, token ids are not taken",
-                param="prompt",
-            )
-        return prompt
-
-
-class TextPart(WireModel):
-    """A piece of a message; only text is taken."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(WireModel):
-    """One message. Its role does not change how it is read."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: list[TextPart] = Field(description="A string, or a list of text parts.")
-    name: str | None = None
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _as_parts(cls, content: object) -> object:
-        return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-class ChatBody(OpenAIBody):
-    """A conversation. A summarizer answers about it: its texts, one under the other, go into the prompt template."""
-
-    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        **_NEUTRAL_EVERYWHERE,
-        "audio": (),
-        "function_call": ("none", "auto"),
-        "functions": ([],),
-        "modalities": (["text"],),
-        "parallel_tool_calls": (True, False),
-        "prediction": (),
-        "reasoning_effort": ("none",),
-        "response_format": ({"type": "text"},),
-        "store": (False,),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
-        "verbosity": ("medium",),
-        "web_search_options": (),
-    }
-
-    messages: list[ChatMessage] = Field(min_length=1, max_length=_MAX_MESSAGES)
-    max_completion_tokens: int | None = Field(None, description="The newer name of max_tokens; it wins.")
-    logprobs: bool = False
-    top_logprobs: int = Field(0, description="How many alternatives per token; needs logprobs.")
-
-    @property
-    def text(self) -> str:
-        """The texts of all messages in their order, one under the other, whatever their roles."""
-        return "\n".join(part.text for message in self.messages for part in message.content)
-
-    @property
-    def num_new_tokens(self) -> int:
-        """Most tokens to generate, under either name."""
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-
-    @property
-    def num_logprobs(self) -> int | None:
-        """How many alternatives to report per token.
+    def requests(
+        self, request_id: str, adapters: tuple[str, ...], deadline_s: float | None
+    ) -> tuple[GenerationRequest, ...]:
+        """Return ``n`` requests for the first prompt, then those for the next. See the base.
 
         Raises:
-            InvalidArgumentError: If alternatives are asked for without ``logprobs``.
+            InvalidArgumentError: If a value is out of range, or excludes another.
         """
-        if self.top_logprobs and not self.logprobs:
-            raise InvalidArgumentError("top_logprobs needs logprobs to be true", param="top_logprobs")
-        return self.top_logprobs if self.logprobs else None
+        if self.best_of not in (None, self.n):
+            raise InvalidArgumentError("best_of must be the same as n", param="best_of")
+        is_only_echo = self.echo and self.max_tokens == 0
+        sampling = self.sampling(1 if is_only_echo else self.max_tokens, self.logprobs, echo=self.echo)
+        return self.copied(
+            GenerationRequest(
+                request_id=request_id,
+                text=prompt if isinstance(prompt, str) else "",
+                prompt_token_ids=() if isinstance(prompt, str) else tuple(prompt),
+                echo=Echo.ONLY if is_only_echo else Echo.BEFORE if self.echo else Echo.NO,
+                adapters=adapters,
+                sampling=sampling,
+                apply_template=False,
+                add_special_tokens=self.add_special_tokens,
+                references=tuple(self.references),
+                deadline_s=deadline_s,
+            )
+            for prompt in self._prompts()
+        )
+
+    def _prompts(self) -> Sequence[str | list[int]]:
+        prompt = self.prompt
+        return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt

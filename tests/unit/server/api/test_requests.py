@@ -7,7 +7,6 @@ import pytest
 from medley.v1 import inference_pb2
 from server.api.grpc.translate import generation_request
 from server.api.http.routes.summarize import SummarizeBody
-from server.api.http.wire.openai_bodies import ChatBody, CompletionBody
 from server.core.errors import InvalidArgumentError
 from server.core.request import GenerationRequest
 from server.core.sampling import SamplingParams
@@ -26,12 +25,12 @@ PARAMS = SamplingParams(max_new_tokens=20, **{**SAMPLING, "stop": ("x", "y")})
 
 def test_http_body_with_every_option_gives_the_parameters() -> None:
     body = SummarizeBody.model_validate({"text": "t", "max_new_tokens": 20, **SAMPLING})
-    assert body.sampling(body.max_new_tokens) == PARAMS
+    assert body.requests("id", (), None)[0].sampling == PARAMS
 
 
 def test_http_body_with_no_option_gives_the_defaults() -> None:
     body = SummarizeBody.model_validate({"text": "t"})
-    assert body.sampling(body.max_new_tokens) == SamplingParams()
+    assert body.requests("id", ("a",), 5.0) == (GenerationRequest("id", "t", adapters=("a",), deadline_s=5.0),)
 
 
 def test_grpc_message_with_every_field_gives_the_request() -> None:
@@ -57,43 +56,3 @@ def test_grpc_zero_is_a_value_and_not_a_default() -> None:
     message = inference_pb2.GenerateRequest(sampling=inference_pb2.SamplingOptions(max_new_tokens=0))
     with pytest.raises(InvalidArgumentError, match="max_new_tokens"):
         generation_request(message, "id", "t", None, apply_template=True)
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, 128),
-        ({"max_tokens": 5}, 5),
-        ({"max_completion_tokens": 6}, 6),
-        ({"max_tokens": 5, "max_completion_tokens": 0}, 0),
-    ],
-)
-def test_chat_length_goes_by_either_name(fields: dict[str, int], expected: int) -> None:
-    body = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields})
-    assert body.num_new_tokens == expected
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"), [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3)]
-)
-def test_chat_logprobs_become_a_number(fields: dict[str, Any], expected: int | None) -> None:
-    body = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields})
-    assert body.num_logprobs == expected
-
-
-@pytest.mark.parametrize("field", ["user", "metadata", "service_tier"])
-def test_field_without_bearing_is_dropped(field: str) -> None:
-    assert CompletionBody.model_validate({"model": "m", "prompt": "x", field: "anything"}).prompt == "x"
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("n", 1), ("echo", False), ("suffix", None), ("best_of", 1), ("logit_bias", {})]
-)
-def test_foreign_field_that_changes_nothing_is_taken(field: str, value: object) -> None:
-    assert CompletionBody.model_validate({"model": "m", "prompt": "x", field: value}).prompt == "x"
-
-
-@pytest.mark.parametrize(("field", "value"), [("n", 2), ("echo", True), ("suffix", "end"), ("best_of", 3)])
-def test_foreign_field_that_would_change_the_answer_is_refused(field: str, value: object) -> None:
-    with pytest.raises(InvalidArgumentError, match=field):
-        CompletionBody.model_validate({"model": "m", "prompt": "x", field: value})
