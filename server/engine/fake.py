@@ -55,6 +55,8 @@ class FakeEngineConfig:
     Attributes:
         base: The base model it pretends to serve.
         is_encoder_decoder: Whether that is to have an encoder; without, prompt and answer share ``max_model_len``.
+        kinds: Adapter families it serves.
+        features: Sampling parameters it honours.
         step_time_s: Seconds one step takes.
         max_num_seqs: Most requests in one batch.
         max_num_waiting: Most requests in the queue.
@@ -68,6 +70,8 @@ class FakeEngineConfig:
 
     base: BaseModelSpec = FAKE_BASE
     is_encoder_decoder: bool = True
+    kinds: frozenset[AdapterKind] = frozenset(AdapterKind)
+    features: frozenset[Feature] = FEATURES
     step_time_s: float = 0.0
     max_num_seqs: int = 8
     max_num_waiting: int = 64
@@ -148,8 +152,8 @@ class FakeEngine:
         return EngineInfo(
             name="fake",
             is_encoder_decoder=config.is_encoder_decoder,
-            kinds=frozenset(AdapterKind),
-            features=FEATURES,
+            kinds=config.kinds,
+            features=config.features,
             base=config.base,
             device="cpu",
             dtype="float32",

@@ -81,7 +81,8 @@ def check_adapter(info: EngineInfo, adapter: ResolvedAdapter) -> None:
         )
     if adapter.num_virtual_tokens > info.max_virtual_tokens:
         raise UnsupportedAdapterError(
-            f"the adapter has {adapter.num_virtual_tokens} virtual tokens; here at most {info.max_virtual_tokens} are served"
+            f"the adapter has {adapter.num_virtual_tokens} virtual tokens; "
+            f"here at most {info.max_virtual_tokens} are served"
         )
 
 

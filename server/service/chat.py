@@ -11,7 +11,6 @@ Source:
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import ClassVar
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -33,7 +32,7 @@ _RENDER_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupE
 class _Generation(Extension):
     """``{% generation %}``: marks the assistant's words for those who train; renders what is inside."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 -- as Jinja declares it
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -126,11 +125,12 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _to_json(
+    # In this order, as templates may give them by place.
     value: object,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 -- templates may give them by place
+    ensure_ascii: bool = False,
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,  # noqa: FBT001, FBT002
+    sort_keys: bool = False,
 ) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

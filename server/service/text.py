@@ -30,7 +30,7 @@ class Detokenizer:
         """Start with no text."""
         self._tokenizer = tokenizer
         self._context, self._fresh = _end_of(tokenizer, before)
-        self._context_text = tokenizer.decode(self._context)
+        self._context_text = _shown(tokenizer, self._context, self._fresh)
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Take new ids and return the text they complete."""
@@ -167,6 +167,13 @@ def _end_of(tokenizer: Tokenizer, before: Sequence[int]) -> tuple[list[int], lis
             begin = max(0, end - num_tokens)
             break
     return list(before[begin:end]), list(before[end:])
+
+
+def _shown(tokenizer: Tokenizer, context: list[int], begun: list[int]) -> str:
+    """Return the text that stands already: a token that begins a character may have other text before it."""
+    settled = tokenizer.decode(context)
+    text = tokenizer.decode([*context, *begun]).rstrip(_BROKEN) if begun else settled
+    return text if text.startswith(settled) else settled
 
 
 def _num_open(tokenizer: Tokenizer, last: Sequence[int]) -> int:

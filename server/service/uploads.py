@@ -38,6 +38,7 @@ from server.core.principal import SYSTEM, Principal
 from server.engine.base import Engine, ResolvedAdapter
 from server.observability.metrics import Metrics
 from server.service.adapters import CatalogConfig, change_by
+from server.service.capabilities import check_kind
 from server.service.staging import StagedUpload, StagingArea
 from server.service.uninterrupted import uninterrupted
 
@@ -142,6 +143,7 @@ class UploadService:
         name, version, folder = staged.record.name, staged.record.version, staged.folder
         await asyncio.to_thread(self._registry.mark_validating, name, version)
         manifest = await staged.run(partial(inspect_adapter, folder, self._engine.info.base, self._limits, name))
+        check_kind(self._engine.info, manifest.kind)
         if manifest.prompt_template:
             check_template(manifest.prompt_template)
         digest, size_bytes = await staged.run(partial(_measure, folder))

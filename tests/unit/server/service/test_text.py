@@ -49,8 +49,21 @@ def unigram_metaspace() -> RustTokenizer:
     return tokenizer
 
 
+def unigram_as_llama() -> RustTokenizer:
+    """As Llama 2's: a space before every text, and what is decoded loses its first one."""
+    tokenizer = unigram_metaspace()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = None
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
 @pytest.fixture(
-    scope="module", params=[byte_level_bpe, unigram_metaspace, ByteTokenizer], ids=lambda kind: kind.__name__
+    scope="module",
+    params=[byte_level_bpe, unigram_metaspace, unigram_as_llama, ByteTokenizer],
+    ids=lambda kind: kind.__name__,
 )
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     made = request.param()
@@ -100,6 +113,66 @@ def test_detokenizer_time_grows_with_the_number_of_tokens_only(tokenizer: Tokeni
     seconds(50)
     # Decoding the whole answer at each token would make this about 40.
     assert min(seconds(2000) for _ in range(3)) < 8 * min(seconds(50) for _ in range(3))
+
+
+def continued(tokenizer: Tokenizer, token_ids: list[int], num_before: int, num_per_step: int = 1) -> str:
+    detokenizer = Detokenizer(tokenizer, token_ids[:num_before])
+    rest = token_ids[num_before:]
+    steps = [rest[at : at + num_per_step] for at in range(0, len(rest), num_per_step)]
+    return "".join(detokenizer.feed(step) for step in steps) + detokenizer.finish()
+
+
+@given(text=st.text("the fox é你👋", min_size=1, max_size=40), data=st.data())
+def test_detokenizer_goes_on_where_the_tokens_before_end(tokenizer: Tokenizer, text: str, data: st.DataObject) -> None:
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
+    num_before = data.draw(st.integers(1, len(token_ids)))
+    whole = tokenizer.decode(token_ids)
+    # A character that the tokens before end within is not theirs. Some decoders spoil the ones before it, too.
+    befores = [tokenizer.decode(token_ids[:count]).rstrip("\ufffd") for count in range(num_before + 1)]
+    before = max((each for each in befores if whole.startswith(each)), key=len)
+    assert before + continued(tokenizer, token_ids, num_before, data.draw(st.integers(1, 9))) == whole
+
+
+def test_detokenizer_keeps_the_space_between_prompt_and_answer(tokenizer: Tokenizer) -> None:
+    token_ids = tokenizer.encode("the quick fox", add_special_tokens=False)
+    num_before = len(tokenizer.encode("the quick", add_special_tokens=False))
+    assert continued(tokenizer, token_ids, num_before) == " fox"
+    assert continued(tokenizer, [*token_ids[:num_before], *[1] * 40, *token_ids[num_before:]], num_before + 40) == " fox"
+
+
+def test_detokenizer_does_not_repeat_a_broken_character_that_was_written_so(tokenizer: Tokenizer) -> None:
+    if isinstance(tokenizer, ByteTokenizer):
+        token_ids = tokenizer.encode("so \ufffdx", add_special_tokens=False)
+        assert continued(tokenizer, token_ids, len(token_ids) - 1) == "x"
+
+
+def test_detokenizer_holds_back_three_tokens_of_broken_text_at_most(tokenizer: Tokenizer) -> None:
+    [lead] = [each for each in range(300) if tokenizer.piece(each) == "\ufffd"][-1:]
+    detokenizer = Detokenizer(tokenizer)
+    shown = "".join(detokenizer.feed([lead]) for _ in range(100))
+    assert len(shown) == 97
+    assert len(shown + detokenizer.finish()) == 100
+
+
+def test_detokenizer_time_of_tokens_without_text_does_not_grow(tokenizer: Tokenizer) -> None:
+    detokenizer = Detokenizer(tokenizer)
+    detokenizer.feed(tokenizer.encode("the", add_special_tokens=False))
+    for _ in range(1000):
+        assert detokenizer.feed([1]) == ""
+    assert len(detokenizer._fresh) == 0
+
+
+def test_piece_of_a_special_token_is_its_name(tokenizer: Tokenizer) -> None:
+    assert [tokenizer.piece(token_id) for token_id in range(3)] == ["<pad>", "</s>", "<unk>"]
+
+
+def test_encode_without_special_tokens_leaves_out_the_end(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("the fox") == [*tokenizer.encode("the fox", add_special_tokens=False), 1]
+
+
+def test_decode_with_special_tokens_names_them(tokenizer: Tokenizer) -> None:
+    decoded = tokenizer.decode(tokenizer.encode("the fox"), skip_special_tokens=False)
+    assert decoded.replace(" ", "") == "thefox</s>"
 
 
 def test_piece_keeps_the_space_before_a_word(tokenizer: Tokenizer) -> None:
@@ -152,6 +225,14 @@ def test_stop_strings_hold_back_no_longer_than_needed() -> None:
     matcher = StopStrings(["abc"])
     assert [matcher.feed(piece) for piece in ("xa", "b", "d", "a")] == ["x", "", "abd", ""]
     assert matcher.finish() == "a"
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_stop_string_within_the_least_tokens_does_not_end_the_text(step: int) -> None:
+    stream = TextStream(ByteTokenizer(), ["ab"], min_new_tokens=4)
+    token_ids = ByteTokenizer().encode("xabab-ab", add_special_tokens=False)
+    shown = "".join(stream.feed(token_ids[at : at + step]) for at in range(0, len(token_ids), step))
+    assert (shown + stream.finish(), stream.stopped) == ("xab", True)
 
 
 def test_text_stream_finds_a_stop_string_in_what_the_detokenizer_held_back() -> None:
