@@ -32,6 +32,7 @@ from server.core.errors import (
 from server.core.outputs import FinishReason, TokenLogprob
 from server.core.sampling import Grammar, SamplingParams
 from server.engine.base import EngineOutput, EngineRequest
+from server.engine.vllm.core import NotFiniteError
 from server.engine.vllm.soft_prompts import SoftPrompt
 
 # What vLLM itself raises such temperatures to, with a warning in the log for each.
@@ -176,7 +177,7 @@ def _choices(rule: str) -> list[str]:
 
 def _failure(raw: EngineCoreOutput) -> MedleyError:
     if raw.num_nans_in_logits:
-        return InternalError("the model's output for this request was not finite; its adapter may be damaged")
+        return NotFiniteError("the model's output for this request was not finite; its adapter may be damaged")
     return UnavailableError("the engine could not finish this request; try again")
 
 
