@@ -20,7 +20,7 @@ from tests.fixtures.running_server import RunningServer, fake_engine, running_se
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TEXT = "Ann: tea at four? Bob: yes."
-ENGINE = fake_engine(step_time_s=0.001, max_num_seqs=1, max_num_waiting=1)
+ENGINE = fake_engine(step_time_s=0.001, max_num_seqs=2, max_num_waiting=4)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -116,6 +116,44 @@ class TestOpenAI:
         logprobs = [chunk.choices[0].logprobs async for chunk in stream]
         assert [place for each in logprobs if each for place in each.text_offset or []] == list(range(len(TEXT)))
 
+    async def test_several_prompts_get_several_answers_each(self, client: openai.AsyncOpenAI) -> None:
+        answer = await client.completions.create(model="fake", prompt=["ab", "cd"], n=2, best_of=2)
+        assert [(choice.index, choice.text) for choice in answer.choices] == [
+            (0, "ab"),
+            (1, "ab"),
+            (2, "cd"),
+            (3, "cd"),
+        ]
+        stream = await client.completions.create(model="fake", prompt=["ab", "cd"], n=2, stream=True)
+        texts = [""] * 4
+        async for chunk in stream:
+            texts[chunk.choices[0].index] += chunk.choices[0].text
+        assert texts == ["ab", "ab", "cd", "cd"]
+
+    async def test_token_ids_with_echo_and_logprobs_tell_all_about_the_prompt(self, client: openai.AsyncOpenAI) -> None:
+        answer = await client.completions.create(
+            model="fake", prompt=[[100, 101, 102]], echo=True, logprobs=1, max_tokens=1, seed=1234, temperature=0
+        )
+        logprobs = answer.choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.tokens == ["a", "b", "c", "a"]
+        assert logprobs.text_offset == [0, 1, 2, 3]
+        token_logprobs, top_logprobs = logprobs.token_logprobs, logprobs.top_logprobs
+        assert token_logprobs is not None
+        assert top_logprobs is not None
+        assert token_logprobs[0] is None
+        assert [max(top.values()) for top in top_logprobs[1:]] == token_logprobs[1:]
+
+    async def test_usage_comes_with_every_piece_where_asked_for(self, client: openai.AsyncOpenAI) -> None:
+        stream = await client.chat.completions.create(
+            model="fake",
+            messages=[{"role": "user", "content": "abc"}],
+            stream=True,
+            stream_options={"include_usage": True, "continuous_usage_stats": True},  # type: ignore[typeddict-unknown-key]
+        )
+        counts = [chunk.usage.completion_tokens async for chunk in stream if chunk.usage is not None]
+        assert counts == [1, 2, 3, 3, 3]
+
     async def test_model_names_adapters(self, client: openai.AsyncOpenAI) -> None:
         answer = await client.completions.create(model="lora+prompt:1", prompt=TEXT)
         extras: Any = answer.model_extra
@@ -165,9 +203,9 @@ class TestOpenAI:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("n", 2),
-            ("presence_penalty", 0.5),
-            ("logit_bias", {"5": 1}),
+            ("n", 1000),
+            ("presence_penalty", 2.5),
+            ("logit_bias", {"5000": 1}),
             ("tools", [{"type": "function", "function": {"name": "f"}}]),
             ("response_format", {"type": "json_object"}),
         ],

@@ -87,7 +87,7 @@ class Caller:
             return await self._inference.open_several(await principal_of(request), asked)
         except MedleyError as error:
             if error.param is not None:
-                error.param = body.WIRE_NAMES.get(error.param, error.param)
+                error.param = body.wire_name(error.param)
             raise
 
     def _deadline_s(self, request: Request) -> float | None:

@@ -79,7 +79,7 @@ class SharedSampling(TypedDict):
 class GenerationBody(WireModel, ABC):
     """The fields every route that generates takes.
 
-    ``WIRE_NAMES`` has what callers of the route call the fields they have other names for than core.
+    ``WIRE_NAMES`` has what callers call the fields they have other names for than core.
     """
 
     WIRE_NAMES: ClassVar[Mapping[str, str]] = {}
@@ -107,6 +107,10 @@ class GenerationBody(WireModel, ABC):
         Raises:
             InvalidArgumentError: If a value is out of range, or excludes another.
         """
+
+    def wire_name(self, param: str) -> str:
+        """Return what the caller calls the field that core calls ``param``."""
+        return self.WIRE_NAMES.get(param, param)
 
     def shared_sampling(self) -> SharedSampling:
         """Return these fields as ``SamplingParams`` takes them."""

@@ -134,6 +134,11 @@ class CompletionBody(OpenAIBody):
             for prompt in self._prompts()
         )
 
+    def wire_name(self, param: str) -> str:
+        """Return what the caller calls the field that core calls ``param``."""
+        is_by_echo = param == "prompt_logprobs" and self.prompt_logprobs is None
+        return "echo" if is_by_echo else super().wire_name(param)
+
     def _prompts(self) -> Sequence[str | list[int]]:
         prompt = self.prompt
         return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt

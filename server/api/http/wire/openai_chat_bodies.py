@@ -90,6 +90,11 @@ class ChatBody(OpenAIBody):
         )
         return self.copied([request])
 
+    def wire_name(self, param: str) -> str:
+        """Return what the caller calls the field that core calls ``param``."""
+        is_by_newer_name = param == "max_new_tokens" and self.max_completion_tokens is not None
+        return "max_completion_tokens" if is_by_newer_name else super().wire_name(param)
+
     def _conversation(self) -> Conversation:
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidArgumentError(

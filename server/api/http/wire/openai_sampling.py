@@ -24,11 +24,7 @@ _TokenText = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 class OpenAISampling(GenerationBody):
     """The sampling parameters that both OpenAI routes take beside those that every route does."""
 
-    WIRE_NAMES: ClassVar[Mapping[str, str]] = {
-        "grammar": "structured_outputs",
-        "max_new_tokens": "max_tokens",
-        "min_new_tokens": "min_tokens",
-    }
+    WIRE_NAMES: ClassVar[Mapping[str, str]] = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 
     seed: int | None = Field(None, description="Makes sampling repeatable; -1 draws one.")
     top_k: int = Field(_DEFAULTS.top_k, description="Keep the k most likely tokens; 0 or -1 keeps all.")
@@ -46,6 +42,12 @@ class OpenAISampling(GenerationBody):
     )
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
+
+    def wire_name(self, param: str) -> str:
+        """Return what the caller calls the field that core calls ``param``."""
+        if param == "grammar":
+            return "response_format" if self.structured_outputs is None else "structured_outputs"
+        return super().wire_name(param)
 
     def sampling(self, max_new_tokens: int | None, num_logprobs: int | None, *, echo: bool = False) -> SamplingParams:
         """Return the sampling parameters.

@@ -108,16 +108,6 @@ async def test_wrong_method_says_what_is_allowed(client: httpx.AsyncClient) -> N
     assert response.headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [[1, 2, 3], [[1, 2], [3]], ["a", "b"], [], 5, {"text": "x"}],
-    ids=["ids", "id-lists", "two", "none", "number", "object"],
-)
-async def test_prompt_that_is_not_one_text_is_refused(client: httpx.AsyncClient, prompt: object) -> None:
-    response = await client.post("/v1/completions", json={"model": "fake", "prompt": prompt})
-    assert _error(response, 400, "INVALID_ARGUMENT")["param"] == "prompt"
-
-
 @pytest.mark.parametrize("model", ["", "+", "lora+", "a" * 500])
 async def test_model_that_is_no_reference_is_refused(client: httpx.AsyncClient, model: str) -> None:
     _error(await client.post("/v1/completions", json={"model": model, "prompt": "x"}), 400, "INVALID_ARGUMENT")
