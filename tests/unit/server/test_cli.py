@@ -75,7 +75,7 @@ def test_summarize_without_one_text_fails(fake: ScriptedServer, arguments: list[
 def test_serve_passes_on_what_was_given_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     monkeypatch.setattr(server.cli.serve, "_run_server", lambda config, given: calls.append((config, given)))
-    options = ["--port", "0", "--engine", "fake", "--data-dir", "d"]
+    options = ["--port", "0", "--engine", "fake", "--data-dir", "d", "--max-model-len", "512"]
     CliRunner().invoke(server.cli.app, ["serve", *options])
     CliRunner().invoke(
         server.cli.app,
@@ -87,7 +87,7 @@ def test_serve_passes_on_what_was_given_and_nothing_else(monkeypatch: pytest.Mon
     )
     files = {"cert_file": Path("cert.pem"), "key_file": Path("key.pem"), "client_ca_file": Path("ca.pem")}
     assert calls == [
-        (None, {"port": 0, "data_dir": Path("d"), "engine": {"name": "fake"}}),
+        (None, {"port": 0, "data_dir": Path("d"), "engine": {"name": "fake", "max_model_len": 512}}),
         (
             None,
             {

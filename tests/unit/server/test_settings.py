@@ -25,7 +25,7 @@ def written(folder: Path, text: str, name: str = "medley.toml") -> Path:
 def test_settings_without_anything_are_the_defaults() -> None:
     settings = load_settings()
     assert (settings.host, settings.port, settings.grpc_port) == ("127.0.0.1", 8000, 50051)
-    assert settings.engine.name == "native"
+    assert (settings.engine.name, settings.engine.model, settings.engine.vllm) == ("auto", "", {})
     assert settings.library == LIBRARY
 
 
@@ -42,7 +42,22 @@ def test_settings_command_line_goes_before_environment_before_file(
     settings = load_settings(file, {"port": 3, "engine": {"max_loras": 3}})
     assert (settings.port, settings.grpc_port, settings.host) == (3, 2, "::1")
     engine = settings.engine
-    assert (engine.max_loras, engine.max_lora_rank, engine.max_num_seqs, engine.max_new_tokens) == (3, 2, 1, 256)
+    assert (engine.max_loras, engine.max_lora_rank, engine.max_num_seqs, engine.max_new_tokens) == (3, 2, 1, 0)
+
+
+def test_settings_pass_the_section_of_vllm_on_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(
+        tmp_path,
+        "[engine.vllm]\ntensor_parallel_size = 2\nenforce_eager = true\n"
+        "[engine.vllm.compilation_config]\ncudagraph_capture_sizes = [1, 2]",
+    )
+    monkeypatch.setenv("MEDLEY_ENGINE__VLLM__GPU_MEMORY_UTILIZATION", "0.8")
+    assert load_settings(file).engine.vllm == {
+        "tensor_parallel_size": 2,
+        "enforce_eager": True,
+        "compilation_config": {"cudagraph_capture_sizes": [1, 2]},
+        "gpu_memory_utilization": "0.8",
+    }
 
 
 def test_settings_from_yaml(tmp_path: Path) -> None:
