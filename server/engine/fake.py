@@ -374,18 +374,17 @@ def _next(
     An answer that must go on is given again; one that ignores its end has that end in it.
     """
     assert sampling.max_new_tokens is not None, "the service settles it"
+    num_least, num_whole = sampling.min_new_tokens, max(len(answer), sampling.min_new_tokens)
     if sampling.ignore_eos:
-        answer = (*answer, _END_OF_SEQUENCE)
-    num_least = sampling.min_new_tokens
-    if num_emitted >= max(len(answer), num_least) and not sampling.ignore_eos:
+        answer, num_whole = (*answer, _END_OF_SEQUENCE), sampling.max_new_tokens + 1
+    if num_emitted >= num_whole:
         return (), FinishReason.STOP
     token_id = answer[num_emitted % len(answer)] if answer else NUM_SPECIAL_TOKENS
     if token_id in sampling.stop_token_ids and num_emitted >= num_least:
         return (), FinishReason.STOP
-    num_emitted += 1
-    if num_emitted >= max(len(answer), num_least) and not sampling.ignore_eos:
+    if num_emitted + 1 >= num_whole:
         return (token_id,), FinishReason.STOP
-    return (token_id,), FinishReason.LENGTH if num_emitted >= sampling.max_new_tokens else None
+    return (token_id,), FinishReason.LENGTH if num_emitted + 1 >= sampling.max_new_tokens else None
 
 
 def _logprobs(token_ids: tuple[int, ...], num_logprobs: int | None) -> tuple[TokenLogprob, ...]:

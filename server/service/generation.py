@@ -204,8 +204,7 @@ class Generation:
                 text += self._keep(self._stream.finish())
                 self._end(output, FinishReason.STOP if self._stream.stopped else output.finish_reason)
             if text or logprobs or prompt:
-                num_tokens, self._num_told = self._num_tokens - self._num_told, self._num_tokens
-                return GenerationChunk(text, logprobs, num_tokens, prompt)
+                return GenerationChunk(text, logprobs, self._num_untold(), prompt)
             if self._terminal is not None:
                 return None
 
@@ -251,6 +250,10 @@ class Generation:
         self._last_token_s = now_s
         self._num_tokens += num_tokens
 
+    def _num_untold(self) -> int:
+        num_tokens, self._num_told = self._num_tokens - self._num_told, self._num_tokens
+        return num_tokens
+
     def _keep(self, text: str) -> str:
         if text:
             self._pieces.append(text)
@@ -273,7 +276,6 @@ class Generation:
             text="",
             finish_reason=reason,
             error=error,
-            num_tokens=self._num_tokens - self._num_told,
             usage=Usage(self.num_prompt_tokens, self._num_tokens),
             timings=Timings(queue_ms=queue_s * 1e3, ttft_ms=ttft_s * 1e3, e2e_ms=e2e_s * 1e3),
         )
@@ -281,6 +283,8 @@ class Generation:
 
     async def _with_scores(self) -> GenerationChunk:
         assert self._terminal is not None
+        if num_tokens := self._num_untold():
+            self._terminal = replace(self._terminal, num_tokens=num_tokens)
         if self._terminal.error is None and (scoring := self._hooks.finished("".join(self._pieces))) is not None:
             scores = await _scores_within(scoring, self._score_wait_s)
             self._terminal = replace(self._terminal, scores=scores)

@@ -80,6 +80,8 @@ class PromptReader:
         if request.prompt_token_ids:
             self._check_token_ids(request.prompt_token_ids)
             return
+        if request.conversation is not None and self._speech.chat_template is None:
+            _check_plain(request.conversation)
         texts, param = _texts(request)
         num_chars = sum(map(len, texts))
         if num_chars > self._max_text_chars:
@@ -149,6 +151,18 @@ def check_unicode(text: str, param: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidArgumentError(f"{param} is not valid Unicode", param=param) from None
+
+
+def _check_plain(conversation: Conversation) -> None:
+    """Refuse what only a chat template understands."""
+    asked = {
+        "continue_final_message": conversation.continue_final_message,
+        "add_generation_prompt": not conversation.add_generation_prompt,
+        "chat_template_kwargs": bool(conversation.template_kwargs),
+    }
+    for param, is_asked in asked.items():
+        if is_asked:
+            raise InvalidArgumentError(f"this base has no chat template, so {param} means nothing", param=param)
 
 
 def _texts(request: GenerationRequest) -> tuple[tuple[str, ...], str]:

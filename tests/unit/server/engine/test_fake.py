@@ -181,3 +181,38 @@ async def test_every_open_request_ends_when_the_engine_does(engine: FakeEngine, 
     assert not engine.stats().alive
     with pytest.raises(UnavailableError):
         engine.submit(request("late"))
+
+
+def sampled(request_id: str = "r", **params: object) -> EngineRequest:
+    return EngineRequest(request_id, (10, 11, 12, 1), SamplingParams(**params))  # type: ignore[arg-type]
+
+
+async def test_answer_that_ignores_its_end_goes_on_behind_it(engine: FakeEngine) -> None:
+    [answer] = await outputs(engine, sampled(ignore_eos=True, max_new_tokens=9))
+    assert tokens(answer) == [10, 11, 12, 1, 10, 11, 12, 1, 10]
+    assert answer[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_answer_has_the_least_tokens_asked_for(engine: FakeEngine) -> None:
+    [answer] = await outputs(engine, sampled(min_new_tokens=5, max_new_tokens=9))
+    assert tokens(answer) == [10, 11, 12, 10, 11]
+    assert answer[-1].finish_reason is FinishReason.STOP
+
+
+async def test_answer_ends_before_a_stop_token_once_it_is_long_enough(engine: FakeEngine) -> None:
+    early, late = await outputs(
+        engine, sampled("a", stop_token_ids=(11,)), sampled("b", stop_token_ids=(11,), min_new_tokens=4)
+    )
+    assert (tokens(early), early[-1].finish_reason) == ([10], FinishReason.STOP)
+    assert (tokens(late), late[-1].finish_reason) == ([10, 11, 12, 10], FinishReason.STOP)
+
+
+async def test_prompt_logprobs_come_with_the_first_output_and_leave_out_the_first_token(engine: FakeEngine) -> None:
+    [answer] = await outputs(engine, sampled(num_prompt_logprobs=2))
+    assert [entry and (entry.token_id, len(entry.top)) for entry in answer[0].prompt_logprobs] == [
+        None,
+        (11, 2),
+        (12, 2),
+        (1, 2),
+    ]
+    assert all(not output.prompt_logprobs for output in answer[1:])

@@ -137,7 +137,9 @@ def test_detokenizer_keeps_the_space_between_prompt_and_answer(tokenizer: Tokeni
     token_ids = tokenizer.encode("the quick fox", add_special_tokens=False)
     num_before = len(tokenizer.encode("the quick", add_special_tokens=False))
     assert continued(tokenizer, token_ids, num_before) == " fox"
-    assert continued(tokenizer, [*token_ids[:num_before], *[1] * 40, *token_ids[num_before:]], num_before + 40) == " fox"
+    assert (
+        continued(tokenizer, [*token_ids[:num_before], *[1] * 40, *token_ids[num_before:]], num_before + 40) == " fox"
+    )
 
 
 def test_detokenizer_does_not_repeat_a_broken_character_that_was_written_so(tokenizer: Tokenizer) -> None:
