@@ -97,7 +97,7 @@ class GenerationChunk:
 
     Attributes:
         text: Text added by this chunk, possibly empty; the prompt's is never part of it.
-        logprobs: One entry per token of this chunk when asked for.
+        logprobs: One entry per token of this chunk when asked for; the token that ended the text may have one as well.
         num_tokens: Tokens generated since the last chunk, those included whose text is still to come.
         prompt: On the first chunk, if it is not a failure: the prompt, where it is to be echoed or its
             log-probabilities were asked for.

@@ -88,7 +88,8 @@ class EngineOutput:
 
     Attributes:
         token_ids: New tokens; the end-of-sequence token is not among them.
-        logprobs: One entry per new token when asked for.
+        logprobs: One entry per new token when asked for. Where there is no encoder, the token that ended the text has
+            one too, behind them: who scores texts by one token more than they have counts on an entry for it.
         prompt_logprobs: On the first output, when asked for: one entry per prompt token, virtual ones not among them;
             None for a first token that nothing stands before.
         finish_reason: Set on the terminal output.

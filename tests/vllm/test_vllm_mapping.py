@@ -253,7 +253,7 @@ def test_stop_token_ends_the_text_and_is_not_part_of_it(vllm: Vllm) -> None:
     (output,) = vllm.generate(vllm.request(sampling))
     assert output.token_ids == tokens[: tokens.index(stop)]
     assert output.finish_reason is FinishReason.STOP
-    assert len(output.logprobs) == len(output.token_ids)
+    assert [entry.token_id for entry in output.logprobs] == [*output.token_ids, stop]
 
 
 WANTS_TO_END = ((EOS, 100.0),)

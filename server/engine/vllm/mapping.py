@@ -112,7 +112,9 @@ def lora_request(digest: str, int_id: int, path: Path) -> LoRARequest:
 
 
 def output(raw: EngineCoreOutput, request: EngineRequest, held_s: float | None = None) -> EngineOutput:
-    """Return what one output of vLLM's engine process adds to a request. The token that ended the text is not in it.
+    """Return what one output of vLLM's engine process adds to a request.
+
+    The token that ended the text is not in it, but for its log-probability.
 
     Args:
         raw: What vLLM gave.
@@ -128,7 +130,7 @@ def output(raw: EngineCoreOutput, request: EngineRequest, held_s: float | None =
         num_tokens -= 1
     return EngineOutput(
         tuple(raw.new_token_ids[:num_tokens]),
-        () if raw.new_logprobs is None else _logprobs(raw.new_logprobs, num_tokens, request),
+        () if raw.new_logprobs is None else _logprobs(raw.new_logprobs, request),
         () if raw.new_prompt_logprobs_tensors is None else _prompt_logprobs(raw.new_prompt_logprobs_tensors, request),
         reason,
         queue_s=None if held_s is None else held_s + _queued_s(raw),
@@ -181,10 +183,10 @@ def _failure(raw: EngineCoreOutput) -> MedleyError:
     return UnavailableError("the engine could not finish this request; try again")
 
 
-def _logprobs(raw: LogprobsLists, num_tokens: int, request: EngineRequest) -> tuple[TokenLogprob, ...]:
+def _logprobs(raw: LogprobsLists, request: EngineRequest) -> tuple[TokenLogprob, ...]:
     return _token_logprobs(
-        raw.logprob_token_ids[:num_tokens].tolist(),
-        raw.logprobs[:num_tokens].tolist(),
+        raw.logprob_token_ids.tolist(),
+        raw.logprobs.tolist(),
         request.sampling.num_logprobs or 0,
     )
 
