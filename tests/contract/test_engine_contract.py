@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from adapters.errors import InvalidAdapterError
 from server.core.errors import AlreadyExistsError, ResourceExhaustedError, UnavailableError
@@ -15,46 +16,86 @@ from server.core.sampling import SamplingParams
 from server.engine.base import Engine, EngineOutput, EngineRequest, ResolvedAdapter
 from server.engine.fake import FakeEngine, FakeEngineConfig
 
+# One event loop for all: the vLLM that the engines share lives on it.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 PROMPT = tuple(range(3, 253))
 LIMITS = {"max_num_waiting": 3, "max_new_tokens": 400, "max_loras": 2, "max_soft_prompts": 2}
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with adapters, and a way to make the engine under test."""
+    """A way to make the engine under test, and four LoRAs for its base."""
 
-    adapters: Path
     make: Callable[..., Engine]
-
-    def lora(self, name: str = "qv-2") -> ResolvedAdapter:
-        from tests.fixtures.t5_models import resolved
-
-        return resolved(self.adapters, name)
+    loras: tuple[ResolvedAdapter, ...]
 
 
-def make_fake(**limits: int) -> Engine:
-    return FakeEngine(FakeEngineConfig(step_time_s=0.001, **limits))
+def t5_place(folder: Path, make: Callable[..., Engine]) -> Place:
+    from tests.fixtures.t5_models import resolved
+
+    names = ("qv-2", "cross-4", "all-linear-8", "attention-4")
+    return Place(make, tuple(resolved(folder / "adapters", name) for name in names))
 
 
-@pytest.fixture(scope="module", params=["fake", pytest.param("native", marks=pytest.mark.torch)])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    pytest.importorskip("peft", reason="the adapters are made with PEFT")
+def write_t5_folders(folder: Path) -> Path:
     from tests.fixtures.t5_models import LORAS, TINY, write_loras, write_t5
 
-    folder = tmp_path_factory.mktemp("engines")
     base = write_t5(folder / "base", TINY, is_tied=False, seed=1)
     write_loras(folder / "adapters", base, LORAS, seed=2)
-    if request.param == "fake":
-        return Place(folder / "adapters", make_fake)
+    return base
+
+
+def fake_place(folder: Path) -> Iterator[Place]:
+    def make(**limits: int) -> Engine:
+        return FakeEngine(FakeEngineConfig(step_time_s=0.001, **limits))
+
+    write_t5_folders(folder)
+    yield t5_place(folder, make)
+
+
+def native_place(folder: Path) -> Iterator[Place]:
     from server.engine.native.engine import NativeEngine, NativeEngineConfig
 
-    def make_native(**limits: int) -> Engine:
+    def make(**limits: int) -> Engine:
         return NativeEngine(NativeEngineConfig(str(base), device="cpu", dtype="float32", num_threads=1, **limits))
 
-    return Place(folder / "adapters", make_native)
+    base = write_t5_folders(folder)
+    yield t5_place(folder, make)
 
 
-@pytest.fixture
+def vllm_place(folder: Path) -> Iterator[Place]:
+    pytest.importorskip("vllm", reason="needs the vLLM environment (make test-vllm)")
+    from server.engine.vllm.engine import VllmEngine, VllmEngineConfig
+    from tests.fixtures.causal_models import LORAS, resolved, write_causal_loras, write_llama
+    from tests.fixtures.shared_vllm import SharedVllm
+
+    def make(**limits: int) -> Engine:
+        return VllmEngine(VllmEngineConfig(str(base), **limits), launch=shared.launch)
+
+    base = write_llama(folder / "base", seed=1)
+    write_causal_loras(folder / "adapters", base, seed=2)
+    arguments = {"enforce_eager": True}
+    shared = SharedVllm(VllmEngineConfig(str(base), max_num_seqs=2, max_loras=2, arguments=arguments))
+    yield Place(make, tuple(resolved(folder / "adapters", name) for name in LORAS))
+    shared.shutdown()
+
+
+PLACES = {"fake": fake_place, "native": native_place, "vllm": vllm_place}
+MARKS = {
+    "native": [pytest.mark.torch],
+    # What vLLM imports warns of what it imports.
+    "vllm": [pytest.mark.vllm, pytest.mark.slow, pytest.mark.filterwarnings("default")],
+}
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=MARKS.get(name, [])) for name in PLACES])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    pytest.importorskip("peft", reason="the adapters are made with PEFT")
+    yield from PLACES[request.param](tmp_path_factory.mktemp("engines"))
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def engine(place: Place) -> AsyncIterator[Engine]:
     made = place.make(**LIMITS, max_num_seqs=2)
     await made.start()
@@ -92,14 +133,14 @@ async def test_submit_same_request_twice_gives_the_same_tokens(engine: Engine) -
 
 async def test_submit_adapter_changes_the_answer_and_becomes_resident(engine: Engine, place: Place) -> None:
     plain = await read(engine.submit(ask("a", 8)))
-    adapted = await read(engine.submit(ask("b", 8, weight_adapter=place.lora())))
+    adapted = await read(engine.submit(ask("b", 8, weight_adapter=place.loras[0])))
     assert [output.token_ids for output in plain] != [output.token_ids for output in adapted]
-    assert engine.stats().resident == (place.lora().digest,)
+    assert engine.stats().resident == (place.loras[0].digest,)
 
 
 async def test_submit_more_adapters_than_slots_serves_all(engine: Engine, place: Place) -> None:
-    names = ["qv-2", "cross-4", "all-linear-8"]
-    answers = [read(engine.submit(ask(name, 3, weight_adapter=place.lora(name)))) for name in names]
+    requests = [ask(str(number), 3, weight_adapter=place.loras[number]) for number in range(3)]
+    answers = [read(engine.submit(request)) for request in requests]
     assert [len(answer) for answer in await asyncio.gather(*answers)] == [3, 3, 3]
     assert engine.stats().num_adapter_evictions > 0
 
@@ -180,24 +221,26 @@ async def test_stop_gives_every_open_request_its_end(place: Place) -> None:
         made.submit(ask("late"))
 
 
-async def test_check_adapter_sound_one_passes_and_missing_files_do_not(engine: Engine, place: Place) -> None:
-    await engine.check_adapter(place.lora())
-    (place.adapters / "empty").mkdir(exist_ok=True)
-    missing = ResolvedAdapter("00", place.lora().kind, place.adapters / "empty", rank=2)
+async def test_check_adapter_sound_one_passes_and_missing_files_do_not(
+    engine: Engine, place: Place, tmp_path: Path
+) -> None:
+    await engine.check_adapter(place.loras[0])
+    missing = ResolvedAdapter("00", place.loras[0].kind, tmp_path, rank=2)
     with pytest.raises(InvalidAdapterError):
         await engine.check_adapter(missing)
 
 
 async def test_pin_adapter_stays_through_evictions(engine: Engine, place: Place) -> None:
-    await engine.pin_adapter(place.lora())
-    for name in ("cross-4", "all-linear-8", "attention-4"):
-        await read(engine.submit(ask(name, 1, weight_adapter=place.lora(name))))
-    assert place.lora().digest in engine.stats().resident
-    await engine.pin_adapter(place.lora("cross-4"))
+    first, second, third, fourth = place.loras
+    await engine.pin_adapter(first)
+    for adapter in (second, third, fourth):
+        await read(engine.submit(ask(adapter.digest, 1, weight_adapter=adapter)))
+    assert first.digest in engine.stats().resident
+    await engine.pin_adapter(second)
     with pytest.raises(ResourceExhaustedError):
-        await engine.pin_adapter(place.lora("all-linear-8"))
-    engine.unpin_adapter(place.lora().digest)
-    await engine.pin_adapter(place.lora("all-linear-8"))
+        await engine.pin_adapter(third)
+    engine.unpin_adapter(first.digest)
+    await engine.pin_adapter(third)
 
 
 async def test_info_repeats_the_limits(engine: Engine) -> None:
