@@ -24,7 +24,10 @@ from server.service.several import copies
 
 MAX_PER_CALL = 1024
 """Most answers that one call can ask for at all; the operator's limit is what counts, and is told by the service."""
-_TokenIds = Annotated[list[int], Field(min_length=1)]
+# Failing fast: whether a list is of texts or of tokens shows in its first item.
+_TokenIds = Annotated[list[int], Field(min_length=1, fail_fast=True)]
+_SeveralTexts = Annotated[list[str], Field(min_length=1, max_length=MAX_PER_CALL, fail_fast=True)]
+_SeveralTokenIds = Annotated[list[_TokenIds], Field(min_length=1, max_length=MAX_PER_CALL, fail_fast=True)]
 
 
 class StreamOptions(WireModel):
@@ -93,13 +96,9 @@ class CompletionBody(OpenAIBody):
         "text": "prompt",
     }
 
-    prompt: Annotated[
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PER_CALL)]
-        | _TokenIds
-        | Annotated[list[_TokenIds], Field(min_length=1, max_length=MAX_PER_CALL)],
-        WrapValidator(_prompt_or_refusal),
-    ] = Field(description="One text or several, each as a string or as token ids.")
+    prompt: Annotated[str | _SeveralTexts | _TokenIds | _SeveralTokenIds, WrapValidator(_prompt_or_refusal)] = Field(
+        description="One text or several, each as a string or as token ids."
+    )
     max_tokens: int = Field(DEFAULT_NEW_TOKENS, description="Most tokens to generate; 0 only together with echo.")
     best_of: int | None = Field(None, description="The same as n, if anything.")
     echo: bool = Field(False, description="Begin the text, and its log-probabilities, with the prompt.")  # noqa: FBT003
