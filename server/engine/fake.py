@@ -2,7 +2,7 @@
 
 The answer is the prompt itself, rotated by an offset drawn from the adapters' digests, one token a step; so the same
 prompt with the same adapters always gives the same tokens, and other adapters give others. It honours every rule of
-:mod:`server.engine.base`: bounded queue, slots, abort, deadline, drain, death. Token ids up to 2 count as special.
+:mod:`server.engine.base`: bounded queue, slots, abort, deadline, drain, death.
 
 Everything runs on the event loop's thread.
 """
@@ -23,13 +23,17 @@ from server.core.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from server.core.outputs import FinishReason, TokenLogprob
-from server.core.sampling import SamplingParams
+from server.core.outputs import FinishReason
 from server.engine.base import EngineInfo, EngineOutput, EngineRequest, EngineStats, Feature, ResolvedAdapter
+from server.engine.fake_answers import (
+    NUM_SPECIAL_TOKENS,
+    made_up_logprobs,
+    next_token,
+    prompt_logprobs,
+    whole_answer,
+)
 from server.engine.fake_slots import FakeSlots
 
-NUM_SPECIAL_TOKENS = 3
-_END_OF_SEQUENCE = 1
 # It has no logits: what only changes those changes nothing. A grammar would have to.
 FEATURES = frozenset(Feature) - {Feature.GRAMMAR}
 FAKE_BASE = BaseModelSpec(
@@ -186,7 +190,7 @@ class FakeEngine:
             raise AlreadyExistsError(f"request {request.request_id} is in flight", param="request_id")
         if len(self._waiting) >= self._config.max_num_waiting:
             raise ResourceExhaustedError(f"the queue is full ({self._config.max_num_waiting} waiting); try again later")
-        row = _Row(request, _answer(request), time.monotonic())
+        row = _Row(request, whole_answer(request), time.monotonic())
         self._rows[request.request_id] = row
         self._waiting.append(row)
         self._idle.clear()
@@ -328,14 +332,14 @@ class FakeEngine:
             error = InvalidArgumentError(f"the prompt has {num_positions} positions")
             self._end(row, EngineOutput(finish_reason=FinishReason.ERROR, error=error))
             return
-        token_ids, reason = _next(row.answer, row.num_emitted, sampling)
+        token_ids, reason = next_token(row.answer, row.num_emitted, sampling)
         is_first, row.num_emitted = row.queue_s is not None, row.num_emitted + len(token_ids)
         self._num_generated_tokens += len(token_ids)
         queue_s, row.queue_s = row.queue_s, None
         output = EngineOutput(
             token_ids,
-            _logprobs(token_ids, sampling.num_logprobs),
-            _prompt_logprobs(row.request) if is_first else (),
+            made_up_logprobs(token_ids, sampling.num_logprobs),
+            prompt_logprobs(row.request) if is_first else (),
             reason,
             queue_s=queue_s,
         )
@@ -357,47 +361,3 @@ class FakeEngine:
         self._rows = {request_id: row for request_id, row in self._rows.items() if not row.ended}
         if not self._rows:
             self._idle.set()
-
-
-def _answer(request: EngineRequest) -> tuple[int, ...]:
-    text = tuple(token for token in request.prompt_token_ids if token >= NUM_SPECIAL_TOKENS)
-    digests = [adapter.digest for adapter in (request.weight_adapter, request.soft_prompt) if adapter is not None]
-    offset = sum(int(digest[:8], 16) for digest in digests) % max(len(text), 1)
-    return text[offset:] + text[:offset]
-
-
-def _next(
-    answer: tuple[int, ...], num_emitted: int, sampling: SamplingParams
-) -> tuple[tuple[int, ...], FinishReason | None]:
-    """Return the next token, if any, and why it is the last one, if it is.
-
-    An answer that must go on is given again; one that ignores its end has that end in it.
-    """
-    assert sampling.max_new_tokens is not None, "the service settles it"
-    num_least, num_whole = sampling.min_new_tokens, max(len(answer), sampling.min_new_tokens)
-    if sampling.ignore_eos:
-        answer, num_whole = (*answer, _END_OF_SEQUENCE), sampling.max_new_tokens + 1
-    if num_emitted >= num_whole:
-        return (), FinishReason.STOP
-    token_id = answer[num_emitted % len(answer)] if answer else NUM_SPECIAL_TOKENS
-    if token_id in sampling.stop_token_ids and num_emitted >= num_least:
-        return (), FinishReason.STOP
-    if num_emitted + 1 >= num_whole:
-        return (token_id,), FinishReason.STOP
-    return (token_id,), FinishReason.LENGTH if num_emitted + 1 >= sampling.max_new_tokens else None
-
-
-def _logprobs(token_ids: tuple[int, ...], num_logprobs: int | None) -> tuple[TokenLogprob, ...]:
-    if num_logprobs is None:
-        return ()
-    return tuple(
-        TokenLogprob(token, -0.5, top=tuple(TokenLogprob(token + rank, -0.5 - rank) for rank in range(num_logprobs)))
-        for token in token_ids
-    )
-
-
-def _prompt_logprobs(request: EngineRequest) -> tuple[TokenLogprob | None, ...]:
-    num_logprobs = request.sampling.num_prompt_logprobs
-    if num_logprobs is None:
-        return ()
-    return (None, *_logprobs(request.prompt_token_ids[1:], num_logprobs))

@@ -21,8 +21,10 @@ class Row:
         arrival_s: Monotonic time of submission.
         seed: Seed of this row's random numbers; the request's own or drawn at submission.
         adapters: The adapters it needs, none to two.
+        is_plain: Whether its tokens are the likeliest ones, just so, with nothing reported beside them.
         index: Place in the batch and in every per-row buffer; -1 until its encoder pass ends. Changes when the batch
             closes a gap.
+        end_token_ids: Tokens that end it and are not part of its output; the scheduler's to say.
         token_ids: Tokens generated so far.
         is_prefetched: Whether its adapters were asked for ahead of its turn.
         queue_s: Seconds from submission until the first step that worked on it; None while waiting.
@@ -33,7 +35,9 @@ class Row:
     arrival_s: float
     seed: int
     adapters: tuple[ResolvedAdapter, ...] = field(init=False)
+    is_plain: bool = field(init=False)
     index: int = -1
+    end_token_ids: frozenset[int] = frozenset()
     token_ids: list[int] = field(default_factory=list)
     is_prefetched: bool = False
     queue_s: float | None = None
@@ -61,9 +65,20 @@ class Row:
         return self.request.sampling.max_new_tokens - len(self.token_ids)
 
     def __post_init__(self) -> None:
-        """Gather the adapters; rows that wait for a slot are asked for them at every step."""
+        """Gather what is asked for at every step, or for every row whenever the batch changes."""
         both = (self.request.weight_adapter, self.request.soft_prompt)
         self.adapters = tuple(adapter for adapter in both if adapter is not None)
+        params = self.request.sampling
+        self.is_plain = not (
+            params.temperature > 0
+            or params.repetition_penalty != 1.0
+            or params.presence_penalty
+            or params.frequency_penalty
+            or params.no_repeat_ngram_size
+            or params.min_new_tokens
+            or params.logit_bias
+            or params.num_logprobs is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,8 @@ _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 # Encoder work between two decode steps, by device: about three times what the decode step of a full batch takes.
 _PREFILL_TOKENS_PER_STEP = {"cpu": 256, "cuda": 4096}
+FEATURES = frozenset(Feature) - {Feature.GRAMMAR, Feature.PROMPT_LOGPROBS}
 # Limits that the engine's info repeats under the same name.
-FEATURES = frozenset({Feature.REPETITION_PENALTY, Feature.NO_REPEAT_NGRAM})
 _SHARED_LIMITS = (
     "max_num_seqs",
     "max_num_waiting",

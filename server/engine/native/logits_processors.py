@@ -3,16 +3,38 @@
 Every function changes ``score_BV`` in place. A row's history is the decoder's input so far: start token first, then
 what it generated; entries beyond its length repeat the start token. Knows no requests and no random numbers.
 
-Legend: B rows, V vocabulary, T history, W windows.
+Legend: B rows, C chosen rows, N pairs of a row and a token, V vocabulary, T history, W windows.
 
 Source:
-    transformers 5.19 ``generation/logits_process.py``: RepetitionPenalty, NoRepeatNGram, TopK and TopP.
+    transformers 5.19 ``generation/logits_process.py``: SequenceBias, MinNewTokensLength, RepetitionPenalty,
+    NoRepeatNGram, TopK, TopP and MinP; presence and frequency penalties as OpenAI's
+    https://platform.openai.com/docs/api-reference/completions/create.
 """
 
 import torch
 from torch import Tensor
 
 _BANNED = float("-inf")
+
+
+def add_bias(score_BV: Tensor, row_N: Tensor, token_N: Tensor, bias_N: Tensor) -> None:
+    """Add to the scores of single tokens; minus infinity bans one."""
+    score_BV.index_put_((row_N, token_N), bias_N, accumulate=True)
+
+
+def generated_counts(history_CT: Tensor, length_C: Tensor, vocab_size: int) -> Tensor:
+    """Return how often each row generated each token, as (C, V); the start token in front was not generated."""
+    place_T = torch.arange(history_CT.shape[1], device=history_CT.device)
+    is_generated_CT = (place_T > 0) & (place_T < length_C[:, None])
+    count_CV = torch.zeros(len(history_CT), vocab_size, device=history_CT.device)
+    return count_CV.scatter_add_(1, history_CT, is_generated_CT.float())
+
+
+def penalise_counts(
+    score_BV: Tensor, row_C: Tensor, count_CV: Tensor, presence_C1: Tensor, frequency_C1: Tensor
+) -> None:
+    """Take from the scores of tokens that the given rows generated: once each, and once per time it was generated."""
+    score_BV[row_C] -= frequency_C1 * count_CV + presence_C1 * (count_CV > 0)
 
 
 def penalise_repetition(score_BV: Tensor, history_BT: Tensor, penalty_B1: Tensor) -> None:
@@ -52,3 +74,8 @@ def keep_top_p(score_BV: Tensor, p_B: Tensor) -> None:
     banned_BV = sorted_BV.softmax(dim=-1).cumsum(dim=-1) <= (1 - p_B)[:, None]
     banned_BV[:, -1] = False
     score_BV.masked_fill_(banned_BV.scatter(1, order_BV, banned_BV), _BANNED)
+
+
+def keep_min_p(score_BV: Tensor, p_B: Tensor) -> None:
+    """Ban the tokens of each row that are less than p times as likely as its likeliest (arXiv:2407.01082)."""
+    score_BV.masked_fill_(score_BV < score_BV.amax(dim=-1, keepdim=True) + p_B.log()[:, None], _BANNED)

@@ -22,7 +22,8 @@ from server.engine.native.layers.prefix import Prefix
 from server.engine.native.layers.soft_prompt import embed_rows
 from server.engine.native.layers.weight_adapter import AdapterDelta, AdapterStack, WeightAdapter, segment_delta
 from server.engine.native.prefill import Prefill
-from server.engine.native.sampler import SamplingPlan, plan_sampling, sample
+from server.engine.native.sampler import sample
+from server.engine.native.sampling_plan import SamplingPlan, plan_sampling
 
 
 @dataclass(frozen=True, slots=True)

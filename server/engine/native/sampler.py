@@ -1,15 +1,14 @@
 """Logits to tokens, row by row as each asked, over all rows at once.
 
-A batch of greedy rows takes one argmax. Otherwise: repetition penalty, no-repeat n-gram, then for rows that sample
-temperature, top-k, top-p and one draw. A row's draw depends on its seed and step alone, never on its neighbours. Step
-thread only.
+A batch of greedy rows takes one argmax. Otherwise: biases and banned ends, repetition, presence and frequency
+penalties, no-repeat n-gram, then for rows that sample temperature, top-k, top-p, min-p and one draw. A row's draw
+depends on its seed and step alone, never on its neighbours. Step thread only.
 
 Legend: B rows, S rows that sample, V vocabulary, T history.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,67 +17,16 @@ from server.core.outputs import TokenLogprob
 from server.engine.native.batch import NOT_FINITE, Row, StepOutput
 from server.engine.native.kernels import cpu
 from server.engine.native.logits_processors import (
+    add_bias,
     ban_repeated_ngrams,
+    generated_counts,
+    keep_min_p,
     keep_top_k,
     keep_top_p,
+    penalise_counts,
     penalise_repetition,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingPlan:
-    """The sampling parameters of a batch as tensors; made once per composition.
-
-    Attributes:
-        is_greedy: Whether one argmax does for every row.
-        penalty_B1: Repetition penalties, or None when all are 1.
-        ngram_rows: N-gram size → rows that must not repeat one.
-        sampled: Indices of the rows that sample.
-        sampled_S: The same on the device.
-        temperature_S1: Their temperatures.
-        top_k_S: Their top-k, or None when none has one.
-        max_top_k: The largest.
-        top_p_S: Their top-p, or None when all are 1.
-        num_logprobs: Row index → alternatives to report.
-    """
-
-    is_greedy: bool
-    penalty_B1: Tensor | None
-    ngram_rows: dict[int, list[int]]
-    sampled: tuple[int, ...]
-    sampled_S: Tensor
-    temperature_S1: Tensor
-    top_k_S: Tensor | None
-    max_top_k: int
-    top_p_S: Tensor | None
-    num_logprobs: dict[int, int]
-
-
-def plan_sampling(rows: Sequence[Row], device: torch.device) -> SamplingPlan:
-    """Return the plan for these rows."""
-    params = [row.request.sampling for row in rows]
-    chosen = [(index, param) for index, param in enumerate(params) if param.temperature > 0]
-    penalties = [param.repetition_penalty for param in params]
-    has_penalty = any(penalty != 1.0 for penalty in penalties)
-    ngram_rows: dict[int, list[int]] = {}
-    for index, param in enumerate(params):
-        if param.no_repeat_ngram_size:
-            ngram_rows.setdefault(param.no_repeat_ngram_size, []).append(index)
-    top_k = [param.top_k for _, param in chosen]
-    top_p = [param.top_p for _, param in chosen]
-    logprobs = {index: param.num_logprobs for index, param in enumerate(params) if param.num_logprobs is not None}
-    return SamplingPlan(
-        is_greedy=not (chosen or has_penalty or ngram_rows or logprobs),
-        penalty_B1=torch.tensor(penalties, device=device).unsqueeze(1) if has_penalty else None,
-        ngram_rows=ngram_rows,
-        sampled=tuple(index for index, _ in chosen),
-        sampled_S=torch.tensor([index for index, _ in chosen], dtype=torch.long, device=device),
-        temperature_S1=torch.tensor([param.temperature for _, param in chosen], device=device).unsqueeze(1),
-        top_k_S=torch.tensor(top_k, device=device) if any(top_k) else None,
-        max_top_k=max(top_k, default=0),
-        top_p_S=torch.tensor(top_p, device=device) if any(p < 1.0 for p in top_p) else None,
-        num_logprobs=logprobs,
-    )
+from server.engine.native.sampling_plan import SamplingPlan
 
 
 def uniform(seed: int, step: int) -> float:
@@ -116,8 +64,14 @@ def sample(
 
 
 def _process(score_BV: Tensor, plan: SamplingPlan, history_BT: Tensor, length_B: Tensor) -> None:
+    if (bias := plan.token_bias) is not None:
+        bias_N = bias.bias_N.masked_fill(length_B[bias.row_N] > bias.until_N, 0.0)
+        add_bias(score_BV, bias.row_N, bias.token_N, bias_N)
     if plan.penalty_B1 is not None:
         penalise_repetition(score_BV, history_BT, plan.penalty_B1)
+    if (counts := plan.count_penalty) is not None:
+        count_CV = generated_counts(history_BT[counts.row_C], length_B[counts.row_C], score_BV.shape[1])
+        penalise_counts(score_BV, counts.row_C, count_CV, counts.presence_C1, counts.frequency_C1)
     for size, ngram_rows in plan.ngram_rows.items():
         ban_repeated_ngrams(score_BV, history_BT, length_B, ngram_rows, size)
 
@@ -128,6 +82,8 @@ def _draw(score_SV: Tensor, rows: Sequence[Row], plan: SamplingPlan) -> Tensor:
         keep_top_k(score_SV, plan.top_k_S, plan.max_top_k)
     if plan.top_p_S is not None:
         keep_top_p(score_SV, plan.top_p_S)
+    if plan.min_p_S is not None:
+        keep_min_p(score_SV, plan.min_p_S)
     # Inverse of the distribution function, in float64: a token of probability zero is never hit.
     mass_SV = score_SV.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     drawn = [uniform(rows[index].seed, len(rows[index].token_ids)) for index in plan.sampled]

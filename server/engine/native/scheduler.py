@@ -49,7 +49,7 @@ class Scheduler:
         max_prefill_tokens_per_step: Most encoder work of a step while rows decode: that of so many positions through
             all stages. One stage of the row in the encoder is always run.
         num_stages: Stages of the encoder.
-        eos_token_ids: Tokens that end a row and are not part of its output.
+        eos_token_ids: Tokens that end a row that does not ignore them.
     """
 
     def __init__(
@@ -91,6 +91,9 @@ class Scheduler:
 
     def add(self, row: Row) -> None:
         """Put a row at the end of the queue."""
+        sampling = row.request.sampling
+        own = frozenset() if sampling.ignore_eos else self._eos_token_ids
+        row.end_token_ids = own.union(sampling.stop_token_ids) if sampling.stop_token_ids else own
         self._waiting.append(row)
 
     def end(self, rows: Iterable[Row], reason: FinishReason, error: MedleyError | None = None) -> list[RowOutput]:
@@ -211,7 +214,7 @@ class Scheduler:
             row.ended = True
             error = InternalError("the model's output for this request was not finite; its adapter may be damaged")
             return EngineOutput(finish_reason=FinishReason.ERROR, error=error, queue_s=queue_s)
-        if token_id in self._eos_token_ids:
+        if token_id in row.end_token_ids:
             row.ended = True
             return EngineOutput(finish_reason=FinishReason.STOP, queue_s=queue_s)
         row.token_ids.append(token_id)

@@ -6,8 +6,13 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from transformers.generation import (  # noqa: E402
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
@@ -17,11 +22,15 @@ from server.engine.base import EngineRequest  # noqa: E402
 from server.engine.native.batch import NOT_FINITE, Row  # noqa: E402
 from server.engine.native.logits_processors import (  # noqa: E402
     ban_repeated_ngrams,
+    generated_counts,
+    keep_min_p,
     keep_top_k,
     keep_top_p,
+    penalise_counts,
     penalise_repetition,
 )
-from server.engine.native.sampler import plan_sampling, sample, uniform  # noqa: E402
+from server.engine.native.sampler import sample, uniform  # noqa: E402
+from server.engine.native.sampling_plan import plan_sampling  # noqa: E402
 
 CPU = torch.device("cpu")
 VOCAB = 40
@@ -91,6 +100,96 @@ def test_top_p_equals_transformers() -> None:
     keep_top_p(found, torch.tensor(ps))
     for index, p in enumerate(ps):
         assert torch.equal(found[[index]], TopPLogitsWarper(p)(None, scores(5)[[index]]))
+
+
+def test_min_p_equals_transformers() -> None:
+    ps = [0.001, 0.1, 0.5, 1.0]
+    found = scores(5)
+    keep_min_p(found, torch.tensor([*ps, 0.0]))
+    for index, p in enumerate(ps):
+        assert torch.equal(found[[index]], MinPLogitsWarper(p)(None, scores(5)[[index]]))
+    assert torch.equal(found[4], scores(5)[4])
+
+
+def test_counts_are_penalised_once_each_and_once_per_time() -> None:
+    generated = [[3, 3, 7], [5], [], [0, 0, 6]]
+    past, length = history(*generated)
+    found = scores(4)
+    row_ids, presence, frequency = [0, 2, 3], [0.5, 1.0, -2.0], [0.25, 1.0, 1.5]
+    rows = torch.tensor(row_ids)
+    counts = generated_counts(past[rows], length[rows], VOCAB)
+    penalise_counts(found, rows, counts, torch.tensor(presence)[:, None], torch.tensor(frequency)[:, None])
+    wanted = scores(4)
+    for index, once, each in zip(row_ids, presence, frequency, strict=True):
+        for token in set(generated[index]):
+            wanted[index, token] -= once + each * generated[index].count(token)
+    assert torch.allclose(found, wanted)
+    assert torch.equal(found[1], scores(4)[1])
+
+
+def begun(*generated: int, end: tuple[int, ...] = (1,), **params: object) -> Row:
+    made = row(**params)
+    made.token_ids.extend(generated)
+    made.end_token_ids = frozenset(end)
+    return made
+
+
+def test_everything_at_once_equals_transformers_in_its_order() -> None:
+    rows = [
+        begun(3, 3, 7, min_new_tokens=4, end=(1, 9), logit_bias=((5, 4.0), (9, 50.0)), repetition_penalty=1.5),
+        begun(3, 4, 3, min_new_tokens=3, end=(1, 9), logit_bias=((9, 50.0),)),
+        begun(3, 4, 3, no_repeat_ngram_size=2, logit_bias=((4, 60.0), (6, 50.0))),
+        begun(8),
+    ]
+    past, length = history(*(each.token_ids for each in rows))
+    processors = [
+        [
+            SequenceBiasLogitsProcessor({(5,): 4.0, (9,): 50.0}),
+            RepetitionPenaltyLogitsProcessor(1.5),
+            MinNewTokensLengthLogitsProcessor(1, 4, [1, 9], device=CPU),
+        ],
+        [SequenceBiasLogitsProcessor({(9,): 50.0}), MinNewTokensLengthLogitsProcessor(1, 3, [1, 9], device=CPU)],
+        [SequenceBiasLogitsProcessor({(4,): 60.0, (6,): 50.0}), NoRepeatNGramLogitsProcessor(2)],
+        [],
+    ]
+    wanted = tuple(
+        int(LogitsProcessorList(each)(past[[index], : length[index]], scores(4)[[index]]).argmax())
+        for index, each in enumerate(processors)
+    )
+    assert sample(scores(4), rows, plan_sampling(rows, CPU), past, length)[1].token_ids == wanted
+    assert wanted[1:3] == (9, 6)
+
+
+def test_sampled_row_is_narrowed_as_transformers_narrows_it() -> None:
+    warpers = [TemperatureLogitsWarper(2.0), TopKLogitsWarper(9), TopPLogitsWarper(0.9), MinPLogitsWarper(0.2)]
+    kept = LogitsProcessorList(warpers)(None, scores(1)).isfinite()[0].nonzero().flatten().tolist()
+    drawn = {
+        choose(scores(1), [row(seed=seed, temperature=2.0, top_k=9, top_p=0.9, min_p=0.2)])[0] for seed in range(2000)
+    }
+    assert drawn == set(kept)
+    assert 1 < len(kept) < 9
+
+
+@pytest.mark.parametrize("params", [{"min_p": 0.9}, {"stop_token_ids": (3,)}, {"ignore_eos": True}])
+def test_what_changes_no_greedy_choice_leaves_the_batch_greedy(params: dict[str, object]) -> None:
+    assert plan_sampling([row(**params)], CPU).is_greedy
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.1},
+        {"repetition_penalty": 1.1},
+        {"presence_penalty": 0.1},
+        {"frequency_penalty": -0.1},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 1},
+        {"logit_bias": ((3, 1.0),)},
+        {"num_logprobs": 0},
+    ],
+)
+def test_what_changes_a_greedy_choice_or_is_reported_leaves_the_greedy_path(params: dict[str, object]) -> None:
+    assert not plan_sampling([row(), row(**params)], CPU).is_greedy
 
 
 def test_sample_greedy_takes_the_first_of_equals() -> None:

@@ -98,6 +98,25 @@ def test_update_eos_ends_with_stop_and_leaves_the_token_out() -> None:
     assert (output.token_ids, output.finish_reason, output.queue_s) == ((), FinishReason.STOP, 2.5)
 
 
+def asking(name: str, **params: object) -> Row:
+    return Row(EngineRequest(name, (7,), SamplingParams(**params)), arrival_s=0.0, seed=0)  # type: ignore[arg-type]
+
+
+def test_update_ignored_eos_is_a_token_like_others() -> None:
+    made = filled(each := asking("a", ignore_eos=True, max_new_tokens=3))
+    for _ in range(3):
+        step(made, {"a": EOS})
+    assert (each.token_ids, each.ended) == ([EOS] * 3, True)
+
+
+def test_update_stop_token_ends_its_own_row_and_is_left_out() -> None:
+    made = filled(stopping := asking("a", stop_token_ids=(8,), ignore_eos=True), plain := asking("b"))
+    batch = made.schedule(lambda _: True, 1.0)
+    ended, other = [output for _, output in made.update(batch, StepOutput((8, 8)))]
+    assert (ended.finish_reason, ended.token_ids, stopping.ended) == (FinishReason.STOP, (), True)
+    assert (other.finish_reason, other.token_ids, plain.ended) == (None, (8,), False)
+
+
 def test_update_last_token_ends_with_length() -> None:
     made = filled(row("a", max_new_tokens=1))
     logprob = TokenLogprob(9, -0.5)
