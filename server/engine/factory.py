@@ -105,16 +105,13 @@ def _engine_for(model: str) -> EngineName:
 
 
 def _architecture(model: str) -> str:
+    """Return the class that a base names in its configuration; empty where it names none."""
     file = model_folder(model, only=(_CONFIG_FILE,)) / _CONFIG_FILE
     try:
         architectures = parse_object(file.read_bytes(), _CONFIG_FILE).get("architectures")
     except (OSError, AdapterError) as error:
         raise FailedPreconditionError(f"cannot read the base's {_CONFIG_FILE}: {error}") from error
-    if not isinstance(architectures, list) or not architectures:
-        raise FailedPreconditionError(
-            f"the {_CONFIG_FILE} of {model} names no architecture, so name an engine by --engine"
-        )
-    return str(architectures[0])
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else ""
 
 
 def _fake(config: EngineConfig, model: str) -> Engine:
@@ -165,6 +162,8 @@ def _native(config: EngineConfig, model: str) -> Engine:
 
 
 def _vllm(config: EngineConfig, model: str) -> Engine:
+    if _architecture(model) in _NATIVE_ARCHITECTURES:
+        raise FailedPreconditionError(f"{model} has an encoder; the vllm engine serves decoder-only bases: set --model")
     if find_spec("vllm") is None:
         raise FailedPreconditionError(
             f"{model} is for the vllm engine, which is not installed: pip install 'medley[vllm]' on a machine with a "

@@ -57,13 +57,18 @@ def test_engine_that_is_named_is_taken_whatever_the_base(
     ("config", "said"),
     [
         ({"architectures": ["BertModel"]}, r"'BertModel'.*T5ForConditionalGeneration.*ForCausalLM.*--engine"),
-        ({"architectures": []}, "names no architecture"),
-        ({}, "names no architecture"),
+        ({"architectures": []}, "no engine is made for ''"),
+        ({}, "no engine is made for ''"),
     ],
 )
 def test_base_that_no_engine_is_made_for_is_refused(tmp_path: Path, config: dict[str, object], said: str) -> None:
     with pytest.raises(FailedPreconditionError, match=said):
         create_engine(EngineConfig(), base_of(tmp_path, **config))
+
+
+def test_base_with_an_encoder_is_refused_for_vllm(tmp_path: Path) -> None:
+    with pytest.raises(FailedPreconditionError, match="has an encoder"):
+        create_engine(EngineConfig(name="vllm"), base_of(tmp_path, architectures=["T5ForConditionalGeneration"]))
 
 
 def test_base_without_a_readable_configuration_is_refused(tmp_path: Path) -> None:
