@@ -19,7 +19,7 @@ from server.service.several import Several
 
 DEADLINE_HEADER = "x-deadline-ms"
 INFERENCE_RESPONSES: dict[int | str, dict[str, object]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {"content": {"text/event-stream": {}}},
     **refusals(
         ErrorCode.NOT_FOUND,
         ErrorCode.ALREADY_EXISTS,
