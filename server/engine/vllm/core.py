@@ -64,7 +64,7 @@ class Core(Protocol):
     async def add(self, handover: Handover, deliver: Callable[[EngineOutput], None]) -> None:
         """Begin a request, whose outputs then go to ``deliver``, the last one with a finish reason.
 
-        One whose logits are not finite ends with :class:`NotFiniteError`.
+        One whose logits are NaN ends with :class:`NotFiniteError` where seeing that costs nothing, on a GPU.
 
         Raises:
             MedleyError: If vLLM refuses it.

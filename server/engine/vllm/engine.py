@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from functools import partial
+from math import isfinite
 
 from adapters.errors import AdapterError, InvalidAdapterError
 from adapters.manifest import AdapterRole
@@ -129,10 +130,10 @@ class VllmEngine(Engine):
         finally:
             residency.release(place)
         error = outputs[-1].error
-        if isinstance(error, NotFiniteError):
-            raise InvalidAdapterError("the adapter's logits are not finite on a short input")
-        if error is not None:
+        if error is not None and not isinstance(error, NotFiniteError):
             raise error
+        if error is not None or not all(isfinite(entry.logprob) for output in outputs for entry in output.logprobs):
+            raise InvalidAdapterError("the adapter's logits are not finite on a short input")
 
     async def pin_adapter(self, adapter: ResolvedAdapter) -> None:
         """Load an adapter now and keep it resident until :meth:`unpin_adapter`, also through the engine's death.
@@ -350,7 +351,7 @@ class VllmEngine(Engine):
         return EngineRequest(
             f"_check-{next(self._keys)}",
             tuple(range(min(_NUM_PROBE_TOKENS, self.info.base.vocab_size))),
-            SamplingParams(max_new_tokens=1),
+            SamplingParams(max_new_tokens=1, ignore_eos=True, num_logprobs=0),
             weight_adapter=None if is_prompt else adapter,
             soft_prompt=adapter if is_prompt else None,
         )

@@ -11,6 +11,7 @@ Source:
 import asyncio
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -193,6 +194,9 @@ class EngineProcess:
         self._renderer.shutdown()
 
     def _launch(self, vllm_config: VllmConfig) -> AsyncMPClient:
+        if vllm_config.device_config.device_type != "cpu":
+            # Beside the rest of a step on a GPU it costs nothing, on a CPU 1 to 2 per cent of it.
+            os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
         try:
             return EngineCoreClient.make_async_mp_client(
                 vllm_config,

@@ -1,0 +1,109 @@
+"""One core is kept running, and another launched when it dies."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from server.core.errors import FailedPreconditionError, InternalError
+from server.engine.vllm.core import Core
+from server.engine.vllm.supervisor import BackOff, Supervisor
+from tests.fixtures.scripted_core import ScriptedCore
+
+QUICK = BackOff(first_s=0.01, longest_s=0.04, forgiven_s=60)
+
+
+class Owner:
+    """Writes down what a supervisor tells it."""
+
+    def __init__(self, launch: Callable[[], Core], back_off: BackOff = QUICK) -> None:
+        self.cores: list[ScriptedCore] = []
+        self.num_deaths = 0
+        self.supervisor = Supervisor(launch, went_up=self.cores.append, went_down=self._died, back_off=back_off)
+
+    def _died(self) -> None:
+        self.num_deaths += 1
+
+    async def until(self, num_cores: int) -> ScriptedCore:
+        async with asyncio.timeout(5):
+            while len(self.cores) < num_cores:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        return self.cores[-1]
+
+
+async def test_start_has_a_core_up_and_stop_shuts_it_down() -> None:
+    owner = Owner(ScriptedCore)
+    await owner.supervisor.start()
+    assert (len(owner.cores), owner.supervisor.is_running) == (1, True)
+    await owner.supervisor.stop()
+    assert owner.cores[0].is_shut_down
+    assert (owner.num_deaths, owner.supervisor.is_running) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [(FailedPreconditionError("no such model"), FailedPreconditionError), (KeyError(), InternalError)],
+)
+async def test_start_launch_fails_tells_so(raised: Exception, told: type[Exception]) -> None:
+    def launch() -> Core:
+        raise raised
+
+    with pytest.raises(told):
+        await Owner(launch).supervisor.start()
+
+
+async def test_death_launches_another_after_waits_that_double_up_to_a_limit() -> None:
+    times_s: list[float] = []
+
+    def launch() -> Core:
+        times_s.append(time.monotonic())
+        if len(times_s) in range(2, 6):
+            raise FailedPreconditionError("no memory")
+        return ScriptedCore()
+
+    owner = Owner(launch)
+    await owner.supervisor.start()
+    died_s = time.monotonic()
+    owner.cores[0].die()
+    await owner.until(2)
+    waits_s = [after - before for before, after in zip([died_s, *times_s[1:]], times_s[1:], strict=False)]
+    assert all(wait_s >= least_s for wait_s, least_s in zip(waits_s, [0.01, 0.02, 0.04, 0.04, 0.04], strict=True))
+    assert (owner.num_deaths, owner.cores[0].is_shut_down, owner.supervisor.is_running) == (1, True, True)
+    await owner.supervisor.stop()
+
+
+async def test_death_after_a_long_life_waits_as_after_the_first() -> None:
+    owner = Owner(ScriptedCore, BackOff(first_s=0.02, longest_s=60, forgiven_s=0))
+    await owner.supervisor.start()
+    begun_s = time.monotonic()
+    for num_cores in range(2, 6):
+        owner.cores[-1].die()
+        await owner.until(num_cores)
+    # Doubled each time, the waits would come to 0.3 s.
+    assert time.monotonic() - begun_s < 0.25
+    await owner.supervisor.stop()
+
+
+async def test_stop_while_launching_does_not_wait_and_gives_the_core_up() -> None:
+    may_launch = threading.Event()
+    late = ScriptedCore()
+    cores = iter([ScriptedCore(), late])
+
+    def launch() -> Core:
+        core = next(cores)
+        if core is late:
+            may_launch.wait(10)
+        return core
+
+    owner = Owner(launch)
+    await owner.supervisor.start()
+    owner.cores[0].die()
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(owner.supervisor.stop(), 1)
+    may_launch.set()
+    async with asyncio.timeout(5):
+        while not late.is_shut_down:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert len(owner.cores) == 1
