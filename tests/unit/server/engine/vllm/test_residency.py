@@ -124,7 +124,7 @@ async def test_acquire_waits_past_patience_closes_the_place_with_the_fewest_user
     quiet = await shelf.ask("b")
     waiting = shelf.ask("c")
     await settle()
-    shelf.places.release((passing := await shelf.ask("b")))
+    shelf.places.release(passing := await shelf.ask("b"))
     assert passing is quiet
     monkeypatch.setattr(residency_module, "PATIENCE_S", 0.0)
     late = shelf.ask("b")
@@ -163,8 +163,8 @@ async def test_pin_no_place_left_is_refused_and_so_are_those_that_would_wait_for
     shelf.places.release(held)
     with pytest.raises(ResourceExhaustedError):
         await shelf.ask("b")
+    shelf.places.unpin("a")
     with pytest.raises(ValueError, match="broken"):
-        shelf.places.unpin("a")
         await shelf.places.pin(lora("broken"))
     assert shelf.places.resident == ()
 
