@@ -2,15 +2,18 @@
 
 Both servers run on the same base and LoRAs with the same engine arguments, and are offered the same requests by vLLM's
 own client, in turn, round after round. First as many requests at a time as there is room for, which gives throughput;
-then at half that rate, which gives latency where nothing queues. Last, Medley alone: requests with a soft prompt beside
-requests with as many more real tokens.
+then at half that rate, which gives latency where nothing queues; then without LoRAs, where the engine has the least to
+do and the servers weigh most. Last, Medley alone: requests with a soft prompt beside requests with as many more real
+tokens.
 
 Needs the environment of ``make install-vllm``.
 """
 
 import argparse
 import json
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.vllm_client import Load, Run
 
 MEDLEY, VLLM = "medley", "vllm"
-SATURATED, HALF = "saturated", "half"
+SATURATED, HALF, BASE_ALONE = "saturated", "half", "base_alone"
 SOFT_PROMPT, REAL_TOKENS = "soft_prompt", "real_tokens"
 _RANKS = (8, 16, 32, 64)
 _PROMPT = "prompt"
@@ -78,7 +81,6 @@ class Overhead:
     def headline(self) -> dict[str, float]:
         """Return medians over the rounds of the ratios within a round."""
         ratios = {
-            "throughput_over_vllm": _ratio(self.loads[SATURATED], MEDLEY, VLLM, lambda run: run.tokens_per_s),
             "soft_prompt_throughput_over_real_tokens": _ratio(
                 self.soft_prompt, SOFT_PROMPT, REAL_TOKENS, lambda run: run.requests_per_s
             ),
@@ -87,6 +89,7 @@ class Overhead:
             ),
         }
         for load, runs in self.loads.items():
+            ratios[f"throughput_over_vllm_{load}"] = _ratio(runs, MEDLEY, VLLM, lambda run: run.tokens_per_s)
             ratios[f"ttft_p50_over_vllm_{load}"] = _ratio(runs, MEDLEY, VLLM, lambda run: run.ttft_p50_ms)
             ratios[f"itl_p50_over_vllm_{load}"] = _ratio(runs, MEDLEY, VLLM, lambda run: run.itl_p50_ms)
         return ratios
@@ -153,11 +156,16 @@ class _Measuring:
 
     def overhead(self) -> Overhead:
         """Run everything."""
-        saturated = self._rounds(SATURATED, {server: (server, self._load) for server in self._urls})
+        saturated = self._both(SATURATED, self._load)
         rate = statistics.median(run.requests_per_s for run in saturated[VLLM]) / 2
         half = replace(self._load, rate=rate, num_requests=max(_MAX_CONCURRENCY, self._load.num_requests // 2))
-        loads = {SATURATED: saturated, HALF: self._rounds(HALF, {server: (server, half) for server in self._urls})}
+        alone = replace(self._load, models=(self._base.name,))
+        others = {HALF: half, BASE_ALONE: alone}
+        loads = {SATURATED: saturated, **{name: self._both(name, load) for name, load in others.items()}}
         return Overhead(self._plan, loads, self._soft_prompt())
+
+    def _both(self, name: str, load: "Load") -> Runs:
+        return self._rounds(name, {server: (server, load) for server in self._urls})
 
     def _soft_prompt(self) -> Runs:
         """Measure a soft prompt beside as many real tokens, with short answers: it is the prompt that costs."""
@@ -191,6 +199,8 @@ def _ratio(runs: Runs, over: str, under: str, figure: "Callable[[Run], float]") 
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    # So that the servers are ended, too.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     figures: dict[str, object] = {}
     for shape in arguments.shape or PLANS:
         plan = (QUICK if arguments.quick else PLANS)[shape]

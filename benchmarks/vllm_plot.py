@@ -1,4 +1,4 @@
-"""The picture of both servers: every round's throughput, and its median TTFT at both loads."""
+"""The picture of both servers: every round's throughput, and its median TTFT at every load."""
 
 from pathlib import Path
 
