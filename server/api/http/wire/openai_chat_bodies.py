@@ -53,7 +53,7 @@ class ChatBody(OpenAIBody):
     """
 
     NEUTRAL: ClassVar[Neutral] = CHAT_NEUTRAL
-    WIRE_NAMES: ClassVar[Mapping[str, str]] = {**OpenAIBody.WIRE_NAMES, "text": "messages"}
+    WIRE_NAMES: ClassVar[Mapping[str, str]] = {**OpenAIBody.WIRE_NAMES, "logprobs": "top_logprobs", "text": "messages"}
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=_MAX_MESSAGES)
     max_tokens: int | None = Field(None, description="Most tokens to generate; else as many as fit.")

@@ -240,6 +240,11 @@ class TestSampling:
         body = {"messages": [USER], "max_completion_tokens": 10**6}
         assert (await refusal(client, body, CHAT))["param"] == "max_completion_tokens"
 
+    async def test_too_many_alternatives_blame_the_field_that_asks_for_them(self, client: httpx.AsyncClient) -> None:
+        assert (await refusal(client, {"prompt": "abc", "logprobs": 21}))["param"] == "logprobs"
+        body = {"messages": [USER], "logprobs": True, "top_logprobs": 21}
+        assert (await refusal(client, body, CHAT))["param"] == "top_logprobs"
+
     async def test_text_that_is_too_long_blames_the_field_it_came_in(self, client: httpx.AsyncClient) -> None:
         long = "x" * 5000
         assert (await refusal(client, {"prompt": long}))["param"] == "prompt"
