@@ -159,6 +159,8 @@ class TextStream:
 
 def _end_of(tokenizer: Tokenizer, before: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return the last few tokens, enough that they have a text, parted from those that only begin a character."""
+    if not before:
+        return [], []
     end = len(before) - _num_open(tokenizer, before[-_NUM_BEFORE.start :])
     begin = 0
     for num_tokens in _NUM_BEFORE:

@@ -13,7 +13,7 @@ from adapters.errors import InvalidAdapterError
 from server.core.errors import AlreadyExistsError, ResourceExhaustedError, UnavailableError
 from server.core.outputs import FinishReason
 from server.core.sampling import SamplingParams
-from server.engine.base import Engine, EngineOutput, EngineRequest, ResolvedAdapter
+from server.engine.base import Engine, EngineOutput, EngineRequest, Feature, ResolvedAdapter
 from server.engine.fake import FakeEngine, FakeEngineConfig
 
 # One event loop for all: the vLLM that the engines share lives on it.
@@ -246,3 +246,48 @@ async def test_pin_adapter_stays_through_evictions(engine: Engine, place: Place)
 async def test_info_repeats_the_limits(engine: Engine) -> None:
     assert {name: getattr(engine.info, name) for name in LIMITS} == LIMITS
     assert engine.info.base.linear_shapes
+
+
+def wanting(name: str, **params: object) -> EngineRequest:
+    return EngineRequest(name, PROMPT, SamplingParams(**params))  # type: ignore[arg-type]
+
+
+async def answer_of(engine: Engine, request: EngineRequest) -> tuple[list[int], FinishReason | None]:
+    outputs = await read(engine.submit(request))
+    return [token for output in outputs for token in output.token_ids], outputs[-1].finish_reason
+
+
+def require(engine: Engine, *features: Feature) -> None:
+    if missing := set(features) - engine.info.features:
+        pytest.skip(f"the {engine.info.name} engine has no {', '.join(missing)}")
+
+
+async def test_answer_that_ignores_its_end_has_every_token_asked_for(engine: Engine) -> None:
+    require(engine, Feature.IGNORE_EOS)
+    found, reason = await answer_of(engine, wanting("a", ignore_eos=True, max_new_tokens=260))
+    assert (len(found), reason) == (260, FinishReason.LENGTH)
+
+
+async def test_stop_token_ends_the_answer_and_is_no_part_of_it(engine: Engine) -> None:
+    require(engine, Feature.STOP_TOKEN_IDS, Feature.IGNORE_EOS)
+    whole, _ = await answer_of(engine, wanting("a", ignore_eos=True, max_new_tokens=8))
+    stop = whole[5]
+    found = await answer_of(engine, wanting("b", ignore_eos=True, max_new_tokens=8, stop_token_ids=(stop,)))
+    assert found == (whole[: whole.index(stop)], FinishReason.STOP)
+
+
+async def test_answer_does_not_end_before_its_least_tokens(engine: Engine) -> None:
+    require(engine, Feature.STOP_TOKEN_IDS, Feature.MIN_NEW_TOKENS, Feature.IGNORE_EOS)
+    whole, _ = await answer_of(engine, wanting("a", ignore_eos=True, max_new_tokens=8))
+    found, _ = await answer_of(
+        engine, wanting("b", max_new_tokens=8, min_new_tokens=6, stop_token_ids=(whole[0], whole[1]))
+    )
+    assert 6 <= len(found) <= 8
+
+
+async def test_prompt_logprobs_come_first_with_an_entry_per_token(engine: Engine) -> None:
+    require(engine, Feature.PROMPT_LOGPROBS)
+    first, *others = await read(engine.submit(wanting("a", max_new_tokens=3, num_prompt_logprobs=1)))
+    assert first.prompt_logprobs[0] is None
+    assert [entry.token_id for entry in first.prompt_logprobs if entry] == list(PROMPT[1:])
+    assert not any(output.prompt_logprobs for output in others)

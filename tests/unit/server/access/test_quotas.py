@@ -116,3 +116,27 @@ def test_keys_do_not_share_quotas(quotas: Quotas) -> None:
     use(quotas, key("a", max_requests_per_minute=1))
     use(quotas, key("b", max_requests_per_minute=1))
     refused(lambda: use(quotas, key("a", max_requests_per_minute=1)))
+
+
+def test_several_are_counted_together_or_not_at_all(quotas: Quotas, clock: Clock) -> None:
+    limited = key(max_requests_per_minute=6, max_concurrent=5)
+    with quotas.admit(limited, 4):
+        refused(lambda: quotas.admit(limited, 2).__enter__())
+        use(quotas, limited)
+    error = refused(lambda: quotas.admit(limited, 3).__enter__())
+    assert error.retry_after_s == pytest.approx(20.0)
+    clock.now_s += 20.0
+    with quotas.admit(limited, 3):
+        pass
+
+
+@pytest.mark.parametrize("limits", [{"max_requests_per_minute": 3}, {"max_concurrent": 3}])
+def test_more_at_once_than_the_key_may_ever_make_are_not_told_to_wait(quotas: Quotas, limits: dict[str, int]) -> None:
+    error = refused(lambda: quotas.admit(key(**limits), 4).__enter__())
+    assert error.retry_after_s is None
+
+
+def test_none_at_all_are_never_refused(quotas: Quotas) -> None:
+    limited = key(max_concurrent=1)
+    with quotas.admit(limited), quotas.admit(limited, 0):
+        pass
