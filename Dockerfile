@@ -1,8 +1,9 @@
 # syntax=docker/dockerfile:1
 # docker build --target cpu -t medley:cpu .        docker build --target gpu -t medley:gpu .
+# docker build --target vllm -t medley:vllm .      on a GPU, with vLLM beside the native engine
 FROM python:3.11-slim-bookworm AS source
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt constraints-vllm.txt README.md LICENSE ./
 COPY protos protos
 COPY adapters adapters
 COPY loadtest loadtest
@@ -18,6 +19,12 @@ RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt \
 
 FROM source AS build-gpu
 RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,s3]'
+
+FROM source AS build-vllm
+# vLLM's lock has nothing for PostgreSQL and S3; these two are all that the locks differ in.
+RUN grep -vE '^(fastapi|numpy)==' constraints.txt >/tmp/constraints.txt \
+    && /opt/medley/bin/pip install --no-cache-dir --constraint /tmp/constraints.txt --constraint constraints-vllm.txt \
+        '.[postgres,s3,vllm]'
 
 FROM python:3.11-slim-bookworm AS runtime
 RUN useradd --system --uid 10001 --create-home medley \
@@ -36,6 +43,13 @@ CMD ["serve", "--host", "0.0.0.0"]
 
 FROM runtime AS gpu
 COPY --from=build-gpu /opt/medley /opt/medley
+
+FROM runtime AS vllm
+USER 0
+# Triton and vLLM compile at run time.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++=4:12.2.0-3 && rm -rf /var/lib/apt/lists/*
+USER 10001
+COPY --from=build-vllm /opt/medley /opt/medley
 
 # The last stage is what a build without --target makes.
 FROM runtime AS cpu
