@@ -3,6 +3,7 @@
 Knows no vLLM type and no state of a request but its key. Event loop's thread, where nothing else is said.
 """
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from typing import Protocol
 from server.core.errors import FailedPreconditionError
 from server.engine.base import EngineInfo, EngineOutput, EngineRequest, ResolvedAdapter
 from server.engine.vllm.config import VllmEngineConfig, engine_environment
+
+
+# As vLLM calls them; those of several data-parallel ranks have a number behind it.
+_ENGINE_PROCESS = "EngineCore"
 
 
 class CoreDiedError(Exception):
@@ -116,6 +121,13 @@ class Core(Protocol):
 
 Launch = Callable[[VllmEngineConfig], Core]
 """Starts vLLM and waits until the base is loaded. A worker thread. Raises MedleyError, saying what to do."""
+
+
+def abandon_launches() -> None:
+    """End the engine processes of this process, so that a launch that nobody waits for any more fails soon."""
+    for process in multiprocessing.active_children():
+        if process.name.startswith(_ENGINE_PROCESS):
+            process.kill()
 
 
 def launch_vllm(config: VllmEngineConfig) -> Core:

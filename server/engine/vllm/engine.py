@@ -30,7 +30,7 @@ from server.engine.base import Engine, EngineInfo, EngineOutput, EngineRequest, 
 from server.engine.loading_error import loading_error
 from server.engine.streams import OutputStream
 from server.engine.vllm.config import VllmEngineConfig
-from server.engine.vllm.core import Core, CoreDiedError, Handover, Launch, NotFiniteError, launch_vllm
+from server.engine.vllm.core import Core, CoreDiedError, Handover, Launch, NotFiniteError, abandon_launches, launch_vllm
 from server.engine.vllm.residency import Residency
 from server.engine.vllm.row import Row
 from server.engine.vllm.supervisor import BackOff, Supervisor
@@ -59,6 +59,7 @@ class VllmEngine(Engine):
             partial(launch, config),
             went_up=self._went_up,
             went_down=self._went_down,
+            abandon=abandon_launches,
             back_off=back_off or BackOff(),
         )
         self._core: Core | None = None

@@ -41,6 +41,7 @@ class Supervisor:
         launch: Starts a core and waits until it can serve; called on a thread of its own.
         went_up: Told of each core that is up, just before it runs.
         went_down: Told that it is gone; not of the end by :meth:`stop`.
+        abandon: Makes a launch fail that goes on, but is not wanted any more.
         back_off: How long to wait in between.
     """
 
@@ -50,9 +51,11 @@ class Supervisor:
         *,
         went_up: Callable[[Core], None],
         went_down: Callable[[], None],
+        abandon: Callable[[], None],
         back_off: BackOff,
     ) -> None:
         """Launch nothing yet."""
+        self._abandon = abandon
         self._launch, self._went_up, self._went_down, self._back_off = launch, went_up, went_down, back_off
         self._task: asyncio.Task[None] | None = None
 
@@ -120,8 +123,12 @@ class Supervisor:
         """
         launched: asyncio.Future[Core] = asyncio.get_running_loop().create_future()
         threading.Thread(target=self._launch_into, args=(launched,), name="vllm-launch", daemon=True).start()
-        # Cancelled with its waiter, and then the thread gives the core up.
-        return await launched
+        try:
+            return await launched
+        except asyncio.CancelledError:
+            # The thread gives its core up, and the process that it waits for would keep this one from ending.
+            self._abandon()
+            raise
 
     def _launch_into(self, launched: "asyncio.Future[Core]") -> None:
         """Launch a core and hand it over. The launching thread."""

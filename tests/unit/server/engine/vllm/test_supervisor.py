@@ -20,11 +20,16 @@ class Owner:
 
     def __init__(self, launch: Callable[[], Core], back_off: BackOff = QUICK) -> None:
         self.cores: list[ScriptedCore] = []
-        self.num_deaths = 0
-        self.supervisor = Supervisor(launch, went_up=self.cores.append, went_down=self._died, back_off=back_off)
+        self.num_deaths = self.num_abandoned = 0
+        self.supervisor = Supervisor(
+            launch, went_up=self.cores.append, went_down=self._died, abandon=self._abandoned, back_off=back_off
+        )
 
     def _died(self) -> None:
         self.num_deaths += 1
+
+    def _abandoned(self) -> None:
+        self.num_abandoned += 1
 
     async def until(self, num_cores: int) -> ScriptedCore:
         async with asyncio.timeout(5):
@@ -106,4 +111,4 @@ async def test_stop_while_launching_does_not_wait_and_gives_the_core_up() -> Non
     async with asyncio.timeout(5):
         while not late.is_shut_down:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-    assert len(owner.cores) == 1
+    assert (len(owner.cores), owner.num_abandoned) == (1, 1)
