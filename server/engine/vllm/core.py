@@ -13,7 +13,6 @@ from server.core.errors import FailedPreconditionError
 from server.engine.base import EngineInfo, EngineOutput, EngineRequest, ResolvedAdapter
 from server.engine.vllm.config import VllmEngineConfig, engine_environment
 
-
 # As vLLM calls them; those of several data-parallel ranks have a number behind it.
 _ENGINE_PROCESS = "EngineCore"
 

@@ -262,8 +262,8 @@ class VllmEngine(Engine):
             self._end_row(row, EngineOutput(finish_reason=FinishReason.ERROR, error=loading_error(error)))
         except Exception:
             _log.exception("a request could not be given to the engine", extra={"request_id": request.request_id})
-            error = InternalError("the engine failed on this request")
-            self._end_row(row, EngineOutput(finish_reason=FinishReason.ERROR, error=error))
+            failure = InternalError("the engine failed on this request")
+            self._end_row(row, EngineOutput(finish_reason=FinishReason.ERROR, error=failure))
 
     async def _hold(self, row: Row, adapter: ResolvedAdapter | None) -> object | None:
         if adapter is None:
