@@ -1,6 +1,7 @@
 import pytest
 
 from server.core.errors import InvalidArgumentError
+from server.engine.base import EngineStats
 from server.service.health import HealthService, Phase, Readiness
 from server.service.models import ModelDirectory, ModelEntry
 from tests.fixtures.peft_files import lora_files
@@ -17,6 +18,16 @@ async def test_health_follows_the_phases_and_the_engine(room: Room) -> None:
     health.enter(Phase.SERVING)
     room.engine.kill()
     assert (health.live(), health.ready()) == (False, Readiness(ready=False, reason="the engine died"))
+
+
+async def test_health_engine_that_restarts_by_itself_is_live_but_not_ready(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health = HealthService(room.engine)
+    health.enter(Phase.SERVING)
+    stats = EngineStats(alive=False, num_waiting=0, num_running=0, is_restarting=True)
+    monkeypatch.setattr(room.engine, "stats", lambda: stats)
+    assert (health.live(), health.ready()) == (True, Readiness(ready=False, reason="the engine is being restarted"))
 
 
 async def test_models_are_the_base_and_one_entry_per_adapter(room: Room) -> None:
