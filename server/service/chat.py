@@ -63,6 +63,8 @@ class ChatTemplate:
         except (TemplateError, RecursionError) as error:
             raise FailedPreconditionError(f"the chat template does not parse: {show(str(error))}") from error
         self._special_tokens = dict(special_tokens)
+        # OpenAI's newer word for system; templates that were written before it refuse it, or lose what it says.
+        self._role_of = {} if "developer" in source else {"developer": "system"}
 
     def render(self, conversation: Conversation, *, max_chars: int) -> str:
         """Return a conversation's prompt.
@@ -76,7 +78,10 @@ class ChatTemplate:
         """
         if taken := sorted(_OWN_NAMES & conversation.template_kwargs.keys()):
             raise InvalidArgumentError(f"{taken[0]} has a field of its own", param="chat_template_kwargs")
-        messages = [{"role": message.role, "content": message.content} for message in conversation.messages]
+        messages = [
+            {"role": self._role_of.get(message.role, message.role), "content": message.content}
+            for message in conversation.messages
+        ]
         if not conversation.continue_final_message:
             return self._render(conversation, messages, max_chars)
         messages[-1]["content"] += _END_MARK + " "

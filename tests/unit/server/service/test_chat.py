@@ -87,6 +87,12 @@ def test_last_message_that_is_not_shown_cannot_be_continued() -> None:
     assert caught.value.param == "continue_final_message"
 
 
+@pytest.mark.parametrize(("template", "role"), [(CHATML, "system"), (CHATML + "{# developer #}", "developer")])
+def test_developer_is_the_system_to_a_template_that_does_not_know_it(template: str, role: str) -> None:
+    conversation = Conversation((Message("developer", "be brief"),))
+    assert f"<|im_start|>{role}\nbe brief" in ChatTemplate(template, TOKENS).render(conversation, max_chars=1000)
+
+
 def test_time_is_the_templates_to_format() -> None:
     rendered = ChatTemplate("{{ strftime_now('%Y')[:2] }}", {}).render(Conversation(TALK), max_chars=100)
     assert rendered == "20"
