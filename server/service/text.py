@@ -10,6 +10,8 @@ from server.service.tokenizer import Tokenizer
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 # A character has at most four bytes, so at most so many tokens can be the beginning of one.
 _MAX_OPEN = 3
+# Tokens kept at most while none ends with a character; broken text is shown so many tokens late.
+_MAX_HELD = 16
 # Tokens before a text that are looked at: so many, or a few more to begin with a whole character.
 _NUM_BEFORE = range(8, 8 + _MAX_OPEN + 1)
 
@@ -29,36 +31,50 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         """Start with no text."""
         self._tokenizer = tokenizer
-        self._context, self._fresh = _end_of(tokenizer, before)
-        self._context_text = _shown(tokenizer, self._context, self._fresh)
+        self._context, self._fresh, self._num_shown = _end_of(tokenizer, before)
+        self._num_context_chars = len(tokenizer.decode(self._context).rstrip(_BROKEN))
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Take new ids and return the text they complete."""
         self._fresh.extend(token_ids)
-        text, num_settled = "", len(self._fresh)
-        for num_open in range(_MAX_OPEN + 1):
-            num_settled = max(0, len(self._fresh) - num_open)
+        for num_open in range(min(len(self._fresh), _MAX_OPEN) + 1):
+            num_settled = len(self._fresh) - num_open
             text = self._text_of_first(num_settled)
             if not text.endswith(_BROKEN):
-                break
-        if text:
-            self._context, self._fresh = self._fresh[:num_settled], self._fresh[num_settled:]
-            self._context_text = self._tokenizer.decode(self._context)
-        elif self._context_text:
-            # They have no text. Where a text begins, one may stand for the space that is stripped there, and counts.
-            del self._fresh[:num_settled]
-        return text
+                return self._settle(text, num_settled)
+        return self._unsettled()
 
     def finish(self) -> str:
         """Return what was held back, broken characters as U+FFFD."""
-        text = self._text_of_first(len(self._fresh))
-        self._fresh = []
+        text = self._text_of_first(len(self._fresh))[self._num_shown :]
+        self._num_shown += len(text)
         return text
 
+    def _settle(self, text: str, num_settled: int) -> str:
+        """Return what is new in a text that no later token changes, and go on from its tokens."""
+        new, num_ahead = text[self._num_shown :], max(0, self._num_shown - len(text))
+        if len(text) > self._num_context_chars:
+            self._context, self._fresh = self._fresh[:num_settled], self._fresh[num_settled:]
+            self._num_context_chars = len(self._tokenizer.decode(self._context))
+            self._num_shown = self._num_context_chars + num_ahead
+        elif text:
+            # They have no text. Where a text begins, one may stand for the space that is stripped there, and counts.
+            del self._fresh[:num_settled]
+        return new
+
+    def _unsettled(self) -> str:
+        """Return what is new where no token ends with a character: in broken text, or where each has parts of two."""
+        text = self._text_of_first(len(self._fresh))
+        if len(self._fresh) > _MAX_HELD:
+            new, self._context, self._fresh = text[self._num_shown :], self._fresh[-_MAX_OPEN:], []
+            self._num_shown = self._num_context_chars = len(self._tokenizer.decode(self._context))
+            return new
+        new = text.rstrip(_BROKEN)[self._num_shown :]
+        self._num_shown += len(new)
+        return new
+
     def _text_of_first(self, num_tokens: int) -> str:
-        if not num_tokens:
-            return ""
-        return self._tokenizer.decode([*self._context, *self._fresh[:num_tokens]])[len(self._context_text) :]
+        return self._tokenizer.decode([*self._context, *self._fresh[:num_tokens]])
 
 
 class StopStrings:
@@ -157,38 +173,30 @@ class TextStream:
         return self._stops.feed(self._detokenizer.finish()) + self._stops.finish()
 
 
-def _end_of(tokenizer: Tokenizer, before: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the last few tokens, enough that they have a text, parted from those that only begin a character."""
+def _end_of(tokenizer: Tokenizer, before: Sequence[int]) -> tuple[list[int], list[int], int]:
+    """Return the last few tokens, those that only begin a character apart, and how many characters they show.
+
+    Some decoders spoil a whole run of bytes for one that is missing, so both ends are looked for together.
+    """
     if not before:
-        return [], []
-    end = len(before) - _num_open(tokenizer, before[-_NUM_BEFORE.start :])
-    begin = 0
-    for num_tokens in _NUM_BEFORE:
-        text = tokenizer.decode(before[max(0, end - num_tokens) : end])
-        if text and not text.startswith(_BROKEN):
+        return [], [], 0
+    for num_open in range(min(len(before), _MAX_OPEN) + 1):
+        end = len(before) - num_open
+        for num_tokens in (*_NUM_BEFORE, end):
             begin = max(0, end - num_tokens)
-            break
-    return list(before[begin:end]), list(before[end:])
+            text = tokenizer.decode(before[begin:end])
+            is_whole = not text.endswith(_BROKEN) or (not num_open and _ends_as_written(tokenizer, before))
+            if is_whole and not text.startswith(_BROKEN) and (text or not begin):
+                # A token that begins a character may hold others before it.
+                shown = tokenizer.decode(before[begin:]).rstrip(_BROKEN)
+                return list(before[begin:end]), list(before[end:]), max(len(text), len(shown))
+    return list(before), [], len(tokenizer.decode(before).rstrip(_BROKEN))
 
 
-def _shown(tokenizer: Tokenizer, context: list[int], begun: list[int]) -> str:
-    """Return the text that stands already: a token that begins a character may have other text before it."""
-    settled = tokenizer.decode(context)
-    text = tokenizer.decode([*context, *begun]).rstrip(_BROKEN) if begun else settled
-    return text if text.startswith(settled) else settled
-
-
-def _num_open(tokenizer: Tokenizer, last: Sequence[int]) -> int:
-    if not tokenizer.decode(last).endswith(_BROKEN):
-        return 0
-    # The caller may have written the very character that stands for broken ones.
+def _ends_as_written(tokenizer: Tokenizer, before: Sequence[int]) -> bool:
+    """Return whether the caller wrote the very character that stands for broken ones."""
     written = tokenizer.encode(_BROKEN, add_special_tokens=False)
-    if list(last[-len(written) :]) == written:
-        return 0
-    for num_open in range(1, min(_MAX_OPEN, len(last)) + 1):
-        if not tokenizer.decode(last[:-num_open]).endswith(_BROKEN):
-            return num_open
-    return 0
+    return list(before[-len(written) :]) == written
 
 
 def _failure_table(stop: str) -> list[int]:
