@@ -113,10 +113,9 @@ async def test_bad_adapters_are_refused_and_nobody_else_notices(server: Server) 
     assert alone != adapted
     long = [asyncio.create_task(server.events(model, 300)) for model in (BASE, "good")]
     await server.until_running(2)
-    for number, (changes, word) in enumerate((({"use_dora": True}, "DoRA"), ({"r": 3}, "rank"))):
+    for number, changes in enumerate(({"use_dora": True}, {"r": 3}, {"peft_type": "VERA"})):
         refused = await server.upload(f"bad-{number}", **changes)
-        assert refused.status_code in {400, 412, 422}, refused.text
-        assert word in refused.json()["error"]["message"]
+        assert refused.status_code in {400, 412}, refused.text
         assert (await server.complete(f"bad-{number}")).status_code == 404
     for events in await asyncio.gather(*long):
         assert events[-1] == {}
