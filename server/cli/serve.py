@@ -9,6 +9,22 @@ import typer
 
 from server.cli.errors import fail
 
+_Engine = Annotated[
+    Literal["auto", "native", "vllm", "fake"] | None,
+    typer.Option(help="Engine; auto if left out: native for T5 models, vllm for decoder-only ones."),
+]
+_Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Serving dtype; auto if left out: float32, or the checkpoint's with vllm."),
+]
+_Quantization = Annotated[
+    Literal["none", "int8", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double"] | None,
+    typer.Option(help="Keep the base in 8 bits (int8 for speed on a CPU) or 4; none if left out."),
+]
+_MaxModelLen = Annotated[
+    int | None, typer.Option(help="Longest input, or with vllm input and answer together; the engine's choice.")
+]
+
 
 def serve(
     *,
@@ -16,10 +32,7 @@ def serve(
     model: Annotated[
         str | None, typer.Option(help="Base model: folder or hub id; the shipped one if left out.")
     ] = None,
-    engine: Annotated[
-        Literal["auto", "native", "vllm", "fake"] | None,
-        typer.Option(help="Engine; auto if left out: native for T5 models, vllm for decoder-only ones."),
-    ] = None,
+    engine: _Engine = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if left out.")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port, 0 for a free one; 8000 if left out.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="gRPC port, 0 for a free one; 50051 if left out.")] = None,
@@ -40,18 +53,10 @@ def serve(
         bool, typer.Option("--allow-open", help="Serve beyond this machine although there are no keys.")
     ] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Device; auto if left out.")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Serving dtype; auto if left out: float32, or the checkpoint's with vllm."),
-    ] = None,
-    quantization: Annotated[
-        Literal["none", "int8", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double"] | None,
-        typer.Option(help="Keep the base in 8 bits (int8 for speed on a CPU) or 4; none if left out."),
-    ] = None,
+    dtype: _Dtype = None,
+    quantization: _Quantization = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Most requests in one batch; the engine's choice.")] = None,
-    max_model_len: Annotated[
-        int | None, typer.Option(help="Longest input, or with vllm input and answer together; the engine's choice.")
-    ] = None,
+    max_model_len: _MaxModelLen = None,
     ready_file: Annotated[Path | None, typer.Option(help="Written with both addresses once ready.")] = None,
     log_format: Annotated[Literal["json", "console"] | None, typer.Option(help="console if left out.")] = None,
 ) -> None:

@@ -12,7 +12,11 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 NAMES_THAT_EXPLAIN_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 UNSAFE_FORMATS = {".bin", ".pt", ".pth", ".pkl", ".pickle"}
-MAY_READ_ENVIRONMENT = {"server/settings.py", "training/cli.py"}
+MAY_READ_ENVIRONMENT = {
+    *("server/settings.py", "training/cli.py"),
+    # vLLM is told some things by the environment only, and its processes inherit it: written here, not read.
+    *("server/engine/vllm/core.py", "server/engine/vllm/engine_process.py", "benchmarks/vllm_servers.py"),
+}
 
 
 def sources() -> list[Path]:
