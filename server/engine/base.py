@@ -4,7 +4,7 @@ An engine sees token ids and resolved adapters only: it knows no text, no adapte
 All methods are called from the event loop's thread; an engine keeps its own threads or processes behind them.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -182,6 +182,23 @@ class EngineStats:
     is_restarting: bool = False
 
 
+class Outputs(Protocol):
+    """The outputs of one request, an asynchronous iterator that ends after the terminal one."""
+
+    def __aiter__(self) -> AsyncIterator[EngineOutput]:
+        """Return the outputs still to come."""
+        ...
+
+    def __anext__(self) -> Awaitable[EngineOutput]:
+        """Return the next output, waiting for it."""
+        ...
+
+    @property
+    def has_next(self) -> bool:
+        """Whether the next output is there already, so that no time passes until it can be read."""
+        ...
+
+
 class Engine(Protocol):
     """An engine. See the module for threads and for what it does not know."""
 
@@ -198,7 +215,7 @@ class Engine(Protocol):
         """
         ...
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    def submit(self, request: EngineRequest) -> Outputs:
         """Queue a request and return its outputs, which end with exactly one terminal output.
 
         Closing the iterator early aborts the request; its row is free at the next step.

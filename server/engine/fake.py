@@ -115,6 +115,10 @@ class _Outputs:
     def __aiter__(self) -> "_Outputs":
         return self
 
+    @property
+    def has_next(self) -> bool:
+        return not self._exhausted and not self._row.outputs.empty()
+
     async def __anext__(self) -> EngineOutput:
         if self._exhausted:
             raise StopAsyncIteration

@@ -35,6 +35,11 @@ class OutputStream(AsyncIterator[EngineOutput]):
         """Return itself."""
         return self
 
+    @property
+    def has_next(self) -> bool:
+        """Whether the next output is there already."""
+        return bool(self._outputs) and not self._is_over
+
     async def __anext__(self) -> EngineOutput:
         """Return the next output, waiting for it."""
         while not self._is_over and not self._outputs:

@@ -30,7 +30,7 @@ from server.core.outputs import (
 )
 from server.core.request import Echo
 from server.core.sampling import SamplingParams
-from server.engine.base import EngineOutput
+from server.engine.base import EngineOutput, Outputs
 from server.observability.metrics import Metrics, RequestMetrics
 from server.service.prompts import Prompt
 from server.service.text import TextStream
@@ -93,7 +93,7 @@ class Generation:
     def __init__(
         self,
         opened: Opened,
-        outputs: AsyncIterator[EngineOutput],
+        outputs: Outputs,
         *,
         tokenizer: Tokenizer,
         is_continued: bool,
@@ -190,19 +190,28 @@ class Generation:
         self._close(self._terminal)
 
     async def _advance(self) -> GenerationChunk | None:
-        """Return the next chunk with something in it, or None once the terminal chunk is known."""
+        """Return the next chunk with something in it, or None once the terminal chunk is known.
+
+        It holds whatever is there: a front end that falls behind catches up, as it has fewer and longer chunks to send.
+        """
+        text = ""
+        logprobs: tuple[TokenLogprob, ...] = ()
+        prompt: EchoedPrompt | None = None
         while True:
             output = await self._next_output()
             if self._opened.echo is Echo.ONLY:
                 output = _without_answer(output)
-            prompt = self._begin(output)
-            text = self._take(output)
-            logprobs = tuple(self._with_text(entry) for entry in output.logprobs)
+            prompt = prompt or self._begin(output)
+            text += self._take(output)
+            if output.logprobs:
+                logprobs += tuple(map(self._with_text, output.logprobs))
             if self._stream.stopped:
                 self._end(output, FinishReason.STOP)
             elif output.finish_reason is not None:
                 text += self._keep(self._stream.finish())
                 self._end(output, FinishReason.STOP if self._stream.stopped else output.finish_reason)
+            elif self._outputs.has_next:
+                continue
             if text or logprobs or prompt:
                 return GenerationChunk(text, logprobs, self._num_untold(), prompt)
             if self._terminal is not None:
