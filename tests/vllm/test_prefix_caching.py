@@ -1,7 +1,7 @@
 """What requests leave in vLLM's KV cache helps those that begin alike and never reaches others.
 
-Every answer is held to the oracle's, which computes each request alone and afresh: a prefix of another adapter's, a
-retrained adapter's old one or numbers that overflowed would show in the log-probabilities.
+Every answer is held to the oracle's, which computes each request alone and afresh: a prefix of another adapter's or a
+retrained adapter's old one would show in the log-probabilities.
 """
 
 import asyncio
@@ -42,7 +42,6 @@ from tests.fixtures.causal_models import (  # noqa: E402
 from tests.fixtures.causal_oracle import Answer, Case, CausalOracle  # noqa: E402
 
 BLOCK = 32
-# Few enough that requests are given blocks that others have used.
 NUM_BLOCKS = 64
 TEMPLATE = tuple(3 + number * 7 % 500 for number in range(3 * BLOCK))
 # Its numbers are what the codec lets through, and yet its products end in infinity.
@@ -180,7 +179,7 @@ async def test_retrained_adapter_of_the_same_folder_is_not_answered_out_of_the_o
     assert server.num_cached["after"] == 0
 
 
-async def test_overflowing_adapter_fails_alone_and_leaves_nothing_behind(server: Server, oracle: CausalOracle) -> None:
+async def test_overflowing_adapter_fails_alone_in_its_batch(server: Server, oracle: CausalOracle) -> None:
     bad = write_overflowing(server)
     with pytest.raises(InvalidAdapterError, match="not finite"):
         await server.engine.check_adapter(bad)
@@ -189,7 +188,6 @@ async def test_overflowing_adapter_fails_alone_and_leaves_nothing_behind(server:
     cases = [Case((*text, 90 + number), 12, *pair) for number, pair in enumerate(pairs)]
     wanted = [oracle.answer(case) for case in cases]
     for turn in range(4):
-        # They fill more blocks than there are, so that these go to the others.
         faulty = [
             server.ask(f"bad-{turn}-{number}", Case((*TEMPLATE, 100 + turn, 100 + number), 4), bad)
             for number in range(6)
