@@ -142,6 +142,16 @@ async def test_abort_or_early_close_ends_at_once_and_frees_the_sequence_before_t
     assert place.engine.stats().num_waiting == 1
 
 
+async def test_close_after_the_end_but_before_it_was_read_does_nothing(place: Place) -> None:
+    outputs = place.engine.submit(ask("a"))
+    again = place.engine.submit(ask("b"))
+    place.engine.abort("a")
+    await outputs.aclose()
+    place.engine.abort("a")
+    assert place.engine.stats().num_waiting == 1
+    await again.aclose()
+
+
 async def test_abort_while_an_adapter_loads_never_reaches_the_core(place: Place) -> None:
     place.core.loading.clear()
     outputs = place.engine.submit(ask("a", weight_adapter=lora("x")))
