@@ -3,18 +3,12 @@
 Knows no vLLM type and no state of a request but its key. Event loop's thread, where nothing else is said.
 """
 
-import multiprocessing
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from server.core.errors import FailedPreconditionError
 from server.engine.base import EngineInfo, EngineOutput, EngineRequest, ResolvedAdapter
-from server.engine.vllm.config import VllmEngineConfig, engine_environment
-
-# As vLLM calls them; those of several data-parallel ranks have a number behind it.
-_ENGINE_PROCESS = "EngineCore"
 
 
 class CoreDiedError(Exception):
@@ -116,27 +110,3 @@ class Core(Protocol):
     def shutdown(self) -> None:
         """End the process behind it, if it still runs, and wait for that. A worker thread."""
         ...
-
-
-Launch = Callable[[VllmEngineConfig], Core]
-"""Starts vLLM and waits until the base is loaded. A worker thread. Raises MedleyError, saying what to do."""
-
-
-def abandon_launches() -> None:
-    """End the engine processes of this process, so that a launch that nobody waits for any more fails soon."""
-    for process in multiprocessing.active_children():
-        if process.name.startswith(_ENGINE_PROCESS):
-            process.kill()
-
-
-def launch_vllm(config: VllmEngineConfig) -> Core:
-    """Start vLLM itself.
-
-    Raises:
-        MedleyError: If it cannot be started.
-    """
-    os.environ.update(engine_environment(config))
-    # Only here: it takes seconds, and reads the environment.
-    from server.engine.vllm.engine_process import EngineProcess
-
-    return EngineProcess(config)
