@@ -15,7 +15,7 @@ UNSAFE_FORMATS = {".bin", ".pt", ".pth", ".pkl", ".pickle"}
 MAY_READ_ENVIRONMENT = {
     *("server/settings.py", "training/cli.py"),
     # vLLM is told some things by the environment only, and its processes inherit it: written here, not read.
-    *("server/engine/vllm/core.py", "server/engine/vllm/engine_process.py", "benchmarks/vllm_servers.py"),
+    *("server/engine/vllm/launch.py", "server/engine/vllm/engine_process.py", "benchmarks/vllm_servers.py"),
 }
 
 
