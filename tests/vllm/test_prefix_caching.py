@@ -179,7 +179,7 @@ async def test_retrained_adapter_of_the_same_folder_is_not_answered_out_of_the_o
     assert server.num_cached["after"] == 0
 
 
-async def test_overflowing_adapter_fails_alone_in_its_batch(server: Server, oracle: CausalOracle) -> None:
+async def test_overflowing_adapter_fails_alone_also_through_blocks_it_had(server: Server, oracle: CausalOracle) -> None:
     bad = write_overflowing(server)
     with pytest.raises(InvalidAdapterError, match="not finite"):
         await server.engine.check_adapter(bad)
@@ -189,7 +189,8 @@ async def test_overflowing_adapter_fails_alone_in_its_batch(server: Server, orac
     wanted = [oracle.answer(case) for case in cases]
     for turn in range(4):
         faulty = [
-            server.ask(f"bad-{turn}-{number}", Case((*TEMPLATE, 100 + turn, 100 + number), 4), bad)
+            # Nothing shared, so that each fills blocks of its own, which sound requests of later turns are given.
+            server.ask(f"bad-{turn}-{number}", Case((100 + turn, 100 + number, *TEMPLATE), 4), bad)
             for number in range(6)
         ]
         sound = [

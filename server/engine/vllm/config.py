@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from adapters.manifest import BaseModelSpec
 from server.core.errors import FailedPreconditionError, InvalidArgumentError
 from server.core.sampling import MAX_LOGPROBS
+from server.engine.vllm import plugin
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
@@ -216,6 +217,7 @@ def engine_environment(config: VllmEngineConfig) -> dict[str, str]:
         # The parent has threads and open sockets: a forked child would inherit them in whatever state they are.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
+        plugin.IS_OURS: "1",
     }
     if config.num_threads:
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(config.num_threads)}
