@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm.benchmarks.serve import add_cli_args, main_async
-
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -61,7 +59,11 @@ class Run:
 
 def bench_serve(url: str, base: Path, load: Load) -> Run:
     """Run ``vllm bench serve`` against a server of either kind."""
-    arguments = _parser().parse_args(_flags(url, base, load))
+    from vllm.benchmarks.serve import add_cli_args, main_async
+
+    parser = argparse.ArgumentParser()
+    add_cli_args(parser)
+    arguments = parser.parse_args(_flags(url, base, load))
     told = io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
         found = asyncio.run(main_async(arguments))
@@ -86,9 +88,3 @@ def _flags(url: str, base: Path, load: Load) -> Sequence[str]:
         *("--max-concurrency", str(load.max_concurrency), "--seed", str(load.seed), "--temperature", "0"),
         *("--percentile-metrics", "ttft,itl,e2el", "--metric-percentiles", "50,99", "--disable-tqdm"),
     ]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser()
-    add_cli_args(parser)
-    return parser

@@ -19,12 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.machine import describe_machine
-
-if TYPE_CHECKING:
-    from benchmarks.vllm_client import Load, Run
+from benchmarks.vllm_client import Load, Run, bench_serve
 
 MEDLEY, VLLM = "medley", "vllm"
 SATURATED, HALF, BASE_ALONE = "saturated", "half", "base_alone"
@@ -35,7 +32,7 @@ _MAX_CONCURRENCY = 16
 # Just short of a block of vLLM's on the CPU: a whole block of them would be computed once and then come from its cache.
 _NUM_VIRTUAL_TOKENS = 120
 
-Runs = Mapping[str, list["Run"]]
+Runs = Mapping[str, list[Run]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +137,7 @@ class _Measuring:
     """One base's runs, from the first to the last."""
 
     def __init__(self, base: Path, urls: Mapping[str, str], plan: Plan) -> None:
-        from benchmarks.vllm_client import Load, bench_serve
-
         self._base, self._urls, self._plan = base, urls, plan
-        self._bench = bench_serve
         self._load = Load(
             models=(base.name, *(f"lora-{index}" for index in range(len(_RANKS)))),
             num_requests=plan.num_requests,
@@ -164,7 +158,7 @@ class _Measuring:
         loads = {SATURATED: saturated, **{name: self._both(name, load) for name, load in others.items()}}
         return Overhead(self._plan, loads, self._soft_prompt())
 
-    def _both(self, name: str, load: "Load") -> Runs:
+    def _both(self, name: str, load: Load) -> Runs:
         return self._rounds(name, {server: (server, load) for server in self._urls})
 
     def _soft_prompt(self) -> Runs:
@@ -173,18 +167,18 @@ class _Measuring:
         soft = replace(real, models=(_PROMPT,), num_prefix=0)
         return self._rounds("soft prompt", {SOFT_PROMPT: (MEDLEY, soft), REAL_TOKENS: (MEDLEY, real)})
 
-    def _rounds(self, title: str, sides: Mapping[str, tuple[str, "Load"]]) -> Runs:
+    def _rounds(self, title: str, sides: Mapping[str, tuple[str, Load]]) -> Runs:
         """Run every side in turn; a first run of each, not counted, warms it and brings up its adapters."""
         for server, load in sides.values():
             warm = replace(load, num_requests=2 * _MAX_CONCURRENCY, rate=float("inf"), seed=load.seed + 1000)
-            self._bench(self._urls[server], self._base, warm)
+            bench_serve(self._urls[server], self._base, warm)
         runs: dict[str, list[Run]] = {side: [] for side in sides}
         for turn in range(self._plan.num_rounds):
             # Who goes first changes from round to round.
             for side in list(sides)[:: -1 if turn % 2 else 1]:
                 server, load = sides[side]
                 # Other tokens in each round: none of them is in a cache.
-                run = self._bench(self._urls[server], self._base, replace(load, seed=load.seed + turn))
+                run = bench_serve(self._urls[server], self._base, replace(load, seed=load.seed + turn))
                 if run.num_failed:
                     raise RuntimeError(f"{run.num_failed} requests to {server} failed")
                 runs[side].append(run)
@@ -192,7 +186,7 @@ class _Measuring:
         return runs
 
 
-def _ratio(runs: Runs, over: str, under: str, figure: "Callable[[Run], float]") -> float:
+def _ratio(runs: Runs, over: str, under: str, figure: Callable[[Run], float]) -> float:
     return statistics.median(
         figure(ours) / figure(theirs) for ours, theirs in zip(runs[over], runs[under], strict=True)
     )
@@ -221,7 +215,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _line(run: "Run") -> str:
+def _line(run: Run) -> str:
     return (
         f"{run.tokens_per_s:.0f} tokens/s, p50 TTFT {run.ttft_p50_ms:.1f} ms, p50 ITL {run.itl_p50_ms:.2f} ms, "
         f"p50 e2e {run.e2e_p50_ms:.0f} ms"
