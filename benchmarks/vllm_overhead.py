@@ -56,8 +56,8 @@ class Plan:
 
 PLANS: Mapping[str, Plan] = {"tiny": Plan(num_requests=256), "smollm2-135m": Plan(num_requests=64)}
 QUICK: Mapping[str, Plan] = {
-    "tiny": Plan(num_requests=128, num_rounds=3),
-    "smollm2-135m": Plan(num_requests=24, num_rounds=2, num_out=32),
+    "tiny": Plan(num_requests=48, num_rounds=2),
+    "smollm2-135m": Plan(num_requests=16, num_rounds=2, num_out=16),
 }
 
 
