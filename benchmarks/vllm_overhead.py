@@ -26,7 +26,8 @@ from benchmarks.vllm_client import Load, Run, bench_serve
 MEDLEY, VLLM = "medley", "vllm"
 SATURATED, HALF, BASE_ALONE = "saturated", "half", "base_alone"
 SOFT_PROMPT, REAL_TOKENS = "soft_prompt", "real_tokens"
-_RANKS = (8, 16, 32, 64)
+# On the CPU vLLM copies a LoRA's weights for every token, so higher ranks would leave no room for anything else.
+_RANKS = (8, 8, 8, 8)
 _PROMPT = "prompt"
 _MAX_CONCURRENCY = 16
 # Just short of a block of vLLM's on the CPU: a whole block of them would be computed once and then come from its cache.
@@ -54,10 +55,13 @@ class Plan:
     seed: int = 0
 
 
-PLANS: Mapping[str, Plan] = {"tiny": Plan(num_requests=256), "smollm2-135m": Plan(num_requests=64)}
+PLANS: Mapping[str, Plan] = {
+    "tiny": Plan(num_requests=256),
+    "smollm2-135m": Plan(num_requests=48, num_in=32, num_out=32),
+}
 QUICK: Mapping[str, Plan] = {
     "tiny": Plan(num_requests=48, num_rounds=2),
-    "smollm2-135m": Plan(num_requests=16, num_rounds=2, num_out=16),
+    "smollm2-135m": Plan(num_requests=16, num_rounds=2, num_in=32, num_out=16),
 }
 
 
