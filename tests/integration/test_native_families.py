@@ -230,8 +230,8 @@ async def serve(engine: NativeEngine, house: House, cases: list[Case], seed: int
         return EngineOutput(
             tuple(token for part in parts for token in part.token_ids),
             tuple(logprob for part in parts for logprob in part.logprobs),
-            parts[-1].finish_reason,
-            parts[-1].error,
+            finish_reason=parts[-1].finish_reason,
+            error=parts[-1].error,
         )
 
     tasks = {}

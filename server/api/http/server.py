@@ -47,6 +47,8 @@ async def serve_http(
             access_log=False,
             lifespan="off",
             ws="none",
+            # The other parser uvicorn takes where it finds it has no limit to the size of a head.
+            http="h11",
             # Else anybody on this machine could say in a header to call from elsewhere.
             proxy_headers=False,
             server_header=False,
