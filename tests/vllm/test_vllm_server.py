@@ -64,13 +64,26 @@ class Server:
         lines = (await self.client.get("/metrics")).text.splitlines()
         return float(next(line for line in lines if line.startswith(f"{name} ")).split()[-1])
 
-    async def until_running(self, tasks: Sequence[asyncio.Task[object]], num_running: int) -> None:
-        """Wait until so many requests are in the batch, and none of the tasks that sent them is over."""
-        seen = []
+    async def running_streams(
+        self, models: Sequence[str], max_tokens: int
+    ) -> list[asyncio.Task[list[dict[str, object]]]]:
+        """Begin to stream answers, and return once as many of them as fit are seen in the batch.
+
+        Where this process gets no turn for so long that answers are over before it looks, it begins anew.
+        """
+        for _ in range(5):
+            streams = [asyncio.create_task(self.events(model, max_tokens)) for model in models]
+            while not any(stream.done() for stream in streams):
+                if await self.gauge("medley_requests_running") == min(len(models), NUM_SEQS):
+                    return streams
+                await asyncio.sleep(0.02)
+            await asyncio.gather(*streams)
+        raise AssertionError("answers are always over before they are seen running")
+
+    async def until_idle(self) -> None:
+        """Wait until no request is in the batch."""
         async with asyncio.timeout(60):
-            while not seen or seen[-1] != num_running:
-                assert not any(task.done() for task in tasks), (seen, [task for task in tasks if task.done()])
-                seen.append(await self.gauge("medley_requests_running"))
+            while await self.gauge("medley_requests_running"):
                 await asyncio.sleep(0.02)
 
     def engine_pid(self) -> int:
@@ -114,8 +127,7 @@ async def test_bad_adapters_are_refused_and_nobody_else_notices(server: Server) 
     alone = (await server.complete()).json()["choices"][0]["text"]
     adapted = (await server.complete("good")).json()["choices"][0]["text"]
     assert alone != adapted
-    long = [asyncio.create_task(server.events(model, 300)) for model in (BASE, "good")]
-    await server.until_running(long, 2)
+    long = await server.running_streams((BASE, "good"), 300)
     for number, changes in enumerate(({"use_dora": True}, {"r": 3}, {"peft_type": "VERA"})):
         refused = await server.upload(f"bad-{number}", **changes)
         assert refused.status_code in {400, 412}, refused.text
@@ -131,8 +143,7 @@ async def test_disconnect_frees_the_sequences(server: Server) -> None:
     whole = await asyncio.gather(*(server.events(BASE, LONG) for _ in range(NUM_SEQS)))
     whole_s = time.monotonic() - begun_s
     assert all(events[-1] == {} for events in whole)
-    leaving = [asyncio.create_task(server.events(BASE, LONG)) for _ in range(NUM_SEQS)]
-    await server.until_running(leaving, NUM_SEQS)
+    leaving = await server.running_streams([BASE] * NUM_SEQS, LONG)
     for task in leaving:
         task.cancel()
     await asyncio.wait(leaving)
@@ -140,14 +151,14 @@ async def test_disconnect_frees_the_sequences(server: Server) -> None:
     # With every row still taken this would have to wait for one of them.
     assert (await server.complete()).status_code == 200
     assert time.monotonic() - begun_s < whole_s / 2
-    await server.until_running([], 0)
+    await server.until_idle()
 
 
 async def test_killed_engine_ends_every_request_once_and_comes_back(server: Server) -> None:
     before = [(await server.complete(model)).json()["choices"][0]["text"] for model in (BASE, "good")]
-    streams = [asyncio.create_task(server.events(("good", BASE)[number % 2], LONG)) for number in range(3 * NUM_SEQS)]
+    streams = await server.running_streams(["good", BASE] * NUM_SEQS, LONG)
     whole = asyncio.create_task(server.complete(BASE, LONG))
-    await server.until_running(streams, NUM_SEQS)
+    await asyncio.sleep(0)
     os.kill(server.engine_pid(), signal.SIGKILL)
     for events in await asyncio.wait_for(asyncio.gather(*streams), 30):
         ends = [event for event in events if "error" in event or event.get("choices", [{}])[0].get("finish_reason")]
@@ -166,8 +177,7 @@ async def test_killed_engine_ends_every_request_once_and_comes_back(server: Serv
 
 async def test_sigterm_lets_running_requests_end_and_leaves_no_process(server: Server) -> None:
     engine_pid = server.engine_pid()
-    streams = [asyncio.create_task(server.events(BASE, LONG)) for _ in range(NUM_SEQS)]
-    await server.until_running(streams, NUM_SEQS)
+    streams = await server.running_streams([BASE] * NUM_SEQS, LONG)
     assert await server.process.stop() == 0
     for events in await asyncio.gather(*streams):
         assert events[-1] == {}
