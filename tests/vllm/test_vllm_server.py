@@ -83,7 +83,7 @@ class Server:
     async def until_idle(self) -> None:
         """Wait until no request is in the batch."""
         async with asyncio.timeout(60):
-            while await self.gauge("medley_requests_running"):
+            while await self.gauge("medley_requests_running"):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     def engine_pid(self) -> int:
