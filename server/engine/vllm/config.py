@@ -50,6 +50,7 @@ _SET_BY_MEDLEY: Mapping[str, str] = MappingProxyType(
         "enable_lora": "engine.max_loras",
         "max_loras": "engine.max_loras",
         "max_lora_rank": "engine.max_lora_rank",
+        "lora_target_modules": "nothing: all layers that LoRAs may change are open to them",
         "default_mm_loras": "engine.max_loras",
         "enable_prompt_embeds": "engine.max_soft_prompts",
         "max_logprobs": "num_logprobs of each request",
@@ -167,7 +168,6 @@ def engine_arguments(
         **{
             "use_tqdm_on_load": False,
             "load_format": "safetensors",
-            "lora_target_modules": sorted({path.rpartition(".")[2] for path in base.linear_shapes}),
             **given,
             **_lora_places(config, current_platform.device_type),
         },
@@ -176,6 +176,7 @@ def engine_arguments(
         max_model_len=config.max_model_len or None,
         max_num_seqs=config.max_num_seqs or None,
         enable_lora=True,
+        lora_target_modules=sorted({path.rpartition(".")[2] for path in base.linear_shapes}),
         max_lora_rank=next(rank for rank in LORA_RANKS if rank >= config.max_lora_rank),
         enable_prompt_embeds=True,
         max_logprobs=MAX_LOGPROBS,

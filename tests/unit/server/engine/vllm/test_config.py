@@ -55,6 +55,7 @@ def test_argument_of_vllms_comes_out_in_its_type() -> None:
         ("kv_cache_dtype", "fp9", ["'auto' or 'fp8'"]),
         ("attention_backend", "FAST", ["must be one of FLASH, PLAIN"]),
         ("max_loras", 3, ["Medley's own", "engine.max_loras"]),
+        ("lora_target_modules", ["embed_tokens"], ["Medley's own"]),
         ("dtype", "float32", ["Medley's own", "engine.dtype"]),
     ],
 )
