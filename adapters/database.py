@@ -4,10 +4,13 @@ Knows no tables: each room brings its own Alembic scripts and its own version ta
 function may be called from any thread, and by several processes at once.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import SQLITE_BUSY
 from sqlite3 import Connection as SqliteConnection
+from sqlite3 import OperationalError as SqliteOperationalError
 
 import sqlalchemy as sa
 from alembic import command
@@ -19,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.errors import StoreError
 
 _BUSY_TIMEOUT_MS = 10_000
+_BUSY_RETRY_S = 0.01
 _CONNECT_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_MS = 30_000
 _WRITES = "medley_writes"
@@ -132,8 +136,23 @@ def _halves(engine: sa.Engine) -> tuple[sa.Engine, sa.Engine]:
 def _tune_sqlite(connection: SqliteConnection, _record: object) -> None:
     # Off, so that the driver does not begin transactions of its own kind; _begin_sqlite does.
     connection.isolation_level = None
-    for pragma in (f"busy_timeout={_BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}").close()
+    _use_write_ahead_log(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _use_write_ahead_log(connection: SqliteConnection) -> None:
+    # Who opens a new database first changes its mode; SQLite refuses all others at once, whatever its busy timeout.
+    deadline_s = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except SqliteOperationalError as error:
+            if error.sqlite_errorcode & 0xFF != SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+        time.sleep(_BUSY_RETRY_S)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -1,8 +1,10 @@
 """Opening and migrating databases, on SQLite and PostgreSQL."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -147,6 +149,18 @@ def test_sqlite_is_tuned_for_readers_beside_a_writer(tmp_path: Path) -> None:
             ("busy_timeout", 10_000),
         ):
             assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
+
+
+def test_new_sqlite_database_that_another_writes_to_is_opened_when_it_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    # Not yet in WAL mode, and a writer in it: SQLite refuses the change of mode without waiting.
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        commit = threading.Timer(0.2, other.execute, ("COMMIT",))
+        commit.start()
+        with opened(f"sqlite:///{path}") as (reader, _), reader.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        commit.join()
 
 
 def test_postgresql_commits_are_durable_and_waits_end(postgres_server: PostgresServer, postgres_url: str) -> None:
