@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from training.batch import cut_source
 
@@ -15,8 +15,11 @@ from training.batch import cut_source
 class Generates(Protocol):
     """What a transformers model and a PEFT model have in common here."""
 
+    config: PretrainedConfig
+    device: torch.device
+
     def generate(self, **kwargs: object) -> Tensor:
-        """Return generated ids, the start token first."""
+        """Return generated ids, after the start token or, of a decoder-only model, after the prompt."""
 
 
 def generate_texts(
@@ -24,7 +27,7 @@ def generate_texts(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[str],
     max_new_tokens: int,
-    rows: int = 24,
+    max_rows: int = 24,
 ) -> list[str]:
     """Return the greedy answer to each prompt, in the order of the prompts.
 
@@ -36,9 +39,12 @@ def generate_texts(
     ids = [cut_source(row) for row in tokenizer(list(prompts))["input_ids"]]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     answers = [""] * len(ids)
-    for start in range(0, len(order), rows):
-        chosen = order[start : start + rows]
-        batch = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
+    for start in range(0, len(order), max_rows):
+        chosen = order[start : start + max_rows]
+        # A decoder-only model goes on from the last position, which must be the prompt's last token.
+        side = "right" if model.config.is_encoder_decoder else "left"
+        rows = {"input_ids": [ids[i] for i in chosen]}
+        batch = tokenizer.pad(rows, padding_side=side, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             out = model.generate(
                 input_ids=batch["input_ids"],
@@ -46,6 +52,8 @@ def generate_texts(
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
             )
+        if not model.config.is_encoder_decoder:
+            out = out[:, batch["input_ids"].shape[1] :]
         for index, text in zip(chosen, tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
             answers[index] = text.strip()
     return answers

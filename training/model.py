@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 from training.config import ModelShape
@@ -90,4 +90,11 @@ def build_model(shape: ModelShape, tokenizer: PreTrainedTokenizerFast, seed: int
         decoder_start_token_id=tokenizer.pad_token_id,
     )
     config._attn_implementation = "eager"
-    return T5ForConditionalGeneration(config).train()
+    model = T5ForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        max_new_tokens=64,
+    )
+    return model.train()

@@ -14,13 +14,15 @@ LOOP = {
     "log_every": 1,
     "checkpoint_every": 8,
     "num_threads": 1,
+    "tensorboard": False,
 }
 
 
 def _trainer(folder, tokenizer, max_steps, fingerprint="f", **changes):
     from training.batch import Pair, length_batches
+    from training.checkpoint import RunFolder
     from training.config import LoopConfig, ModelShape
-    from training.loop import RunFolder, Trainer
+    from training.loop import Trainer
     from training.model import build_model, speed_up
 
     shape = ModelShape(vocab_size=400, d_model=32, d_kv=8, num_heads=2, d_ff=48, num_layers=1)
@@ -41,6 +43,10 @@ def _losses(folder):
     return [(record["step"], record["loss"]) for record in records if "loss" in record]
 
 
+def _weights(folder, step):
+    return (folder / "checkpoints" / f"step-{step:06d}" / "weights.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(("bfloat16", "num_threads"), [(False, 1), (True, 2)])
 def test_resumed_run_equals_the_unbroken_run(tmp_path, tiny_tokenizer, bfloat16, num_threads):
     kind = {"bfloat16": bfloat16, "num_threads": num_threads}
@@ -55,8 +61,7 @@ def test_resumed_run_equals_the_unbroken_run(tmp_path, tiny_tokenizer, bfloat16,
     whole, cut = _losses(tmp_path / "whole"), _losses(tmp_path / "cut")
     assert [step for step, _ in whole] == list(range(1, 21))
     assert cut == whole
-    weights = (tmp_path / "whole" / "checkpoint" / "weights.safetensors").read_bytes()
-    assert (tmp_path / "cut" / "checkpoint" / "weights.safetensors").read_bytes() == weights
+    assert _weights(tmp_path / "cut", 20) == _weights(tmp_path / "whole", 20)
 
 
 def test_run_loss_falls(tmp_path, tiny_tokenizer):
