@@ -185,8 +185,8 @@ def load_adapter_recipe(
     return typing.cast("AdapterRecipe[MethodT]", _build(AdapterRecipe, values | {"method": method}, path.name))
 
 
-def _read(path: Path, not_inherited: Set[str] = frozenset()) -> dict[str, object]:
-    """Read a recipe file over the one it extends."""
+def _read(path: Path, not_inherited: Set[str] = frozenset(), above: tuple[Path, ...] = ()) -> dict[str, object]:
+    """Read a recipe file over the one it extends; `above` are the files that led here."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -196,9 +196,9 @@ def _read(path: Path, not_inherited: Set[str] = frozenset()) -> dict[str, object
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    if not isinstance(parent, str) or Path(parent).name == path.name:
+    if not isinstance(parent, str) or path.resolve() in above:
         raise TrainingConfigError(f"{path.name}: extends names another recipe file, not {parent!r}")
-    inherited = _read(path.parent / parent, not_inherited)
+    inherited = _read(path.parent / parent, not_inherited, (*above, path.resolve()))
     return _merged({key: value for key, value in inherited.items() if key not in not_inherited}, values)
 
 

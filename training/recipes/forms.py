@@ -20,6 +20,7 @@ from training.base_model import Base
 from training.bottleneck import load_bottlenecks, save_bottlenecks
 from training.config import AdapterIdentity
 from training.export import export_adapter, export_model, write_base_manifest, write_manifest
+from training.peft_warnings import without_false_alarms
 
 # What the codec's limits guard is a server; what was trained here may be larger than one server's.
 _LIMITS = CodecLimits(max_file_bytes=8 << 30, max_header_bytes=16 << 20, max_tensors=65_536, max_rank=65_536)
@@ -77,7 +78,8 @@ class PeftForm:
         Raises:
             OSError: the files cannot be read.
         """
-        return PeftModel.from_pretrained(base.model, folder).eval()
+        with without_false_alarms():
+            return PeftModel.from_pretrained(base.model, folder).eval()
 
     def label(self, about: AdapterIdentity, scores: Mapping[str, float], folder: Path) -> None:
         """Write the manifest; what the server's own reader finds in the tensors goes into it.

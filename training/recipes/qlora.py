@@ -28,16 +28,20 @@ def prepare_qlora(recipe: AdapterRecipe[QloraMethod]) -> Prepared:
     Raises:
         TrainingConfigError: no such base, or bitsandbytes is not installed.
     """
-    computed_in = torch.bfloat16 if recipe.loop.bfloat16 else torch.float32
     try:
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=recipe.method.double_quantization,
-            bnb_4bit_compute_dtype=computed_in,
-        )
-        base = load_base(recipe.base, quantization=config)
+        from bitsandbytes.nn import Linear4bit
     except ImportError as error:
         raise TrainingConfigError("qlora needs bitsandbytes: pip install 'medley[quantization]'") from error
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=recipe.method.double_quantization,
+        bnb_4bit_compute_dtype=torch.bfloat16 if recipe.loop.bfloat16 else torch.float32,
+    )
+    base = load_base(recipe.base, quantization=config)
+    for module in base.model.modules():
+        if isinstance(module, Linear4bit):
+            # On some CPUs an evaluation would pack the weight anew, for inference alone and for good.
+            module.support_avx512bf16_for_cpu = False
     prepared = with_lora(base, recipe.method)
     return replace(prepared, about=f"Q{prepared.about}, trained over the base in NF4")

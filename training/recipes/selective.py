@@ -16,6 +16,7 @@ from training.base_model import Base, load_base
 from training.config import AdapterRecipe
 from training.errors import TrainingConfigError
 from training.methods import SelectiveMethod
+from training.peft_warnings import without_false_alarms
 from training.recipes.adaptation import Prepared
 from training.recipes.forms import BaseForm, PeftForm
 
@@ -32,7 +33,8 @@ def prepare_selective(recipe: AdapterRecipe[SelectiveMethod]) -> Prepared:
     """
     base, method = load_base(recipe.base), recipe.method
     if method.tensors == "norms":
-        model = get_peft_model(base.model, LNTuningConfig(task_type=base.task_type))
+        with without_false_alarms():
+            model = get_peft_model(base.model, LNTuningConfig(task_type=base.task_type))
         return Prepared(base, model, PeftForm(base), "selective tuning of the norms")
     names = _biases(base) if method.tensors == "biases" else _last_layers(base, method.num_layers)
     if not names:

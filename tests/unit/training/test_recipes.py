@@ -15,8 +15,8 @@ ABOUT = """
 adapter: {name: tickets, task: summarization, licence: MIT, data_licence: MIT, data_title: Tickets,
   description: Sums up., prompt_template: "Sum up.\\n\\n{{ text }}", limits: Many.}
 data: {dataset: dialogsum, held_out_percent: 40.0, max_new_tokens: 5}
-loop: {max_steps: 6, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 3, checkpoint_every: 3, log_every: 1, tensorboard: false,
-  bfloat16: false, num_threads: 1}
+loop: {max_steps: 6, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 3, checkpoint_every: 3, log_every: 1,
+  bfloat16: false, num_threads: 1, tensorboard: false}
 batch_tokens: 300
 """
 
