@@ -201,4 +201,4 @@ class ProgressLine:
         Raises:
             Nothing.
         """
-        self._console.print(line, markup=False)
+        self._console.print(line, markup=False, highlight=False)
