@@ -59,7 +59,7 @@ def adapter_card(facts: AdapterFacts, table: Mapping[str, Mapping[str, float]]) 
 - Base: `{recipe.base.rsplit("/", 1)[-1]}` · method: {method}
 - Licence of these weights: **{about.licence}**
 - Data: {about.data_title} ({about.data_licence}); {facts.num_train:,} dialogues of its training split, \
-{recipe.data.held_out_percent:g} % of that split held out to choose the checkpoint
+{recipe.data.split.held_out_percent:g} % of that split held out to choose the checkpoint
 - Made by `medley train {command} --config training/configs/{about.name}.yaml`, seed {recipe.loop.seed}, \
 {facts.num_steps:,} steps, {facts.num_tokens / 1e6:.1f} M tokens, {facts.elapsed_s / 60:.0f} min on \
 {_hardware(recipe.loop.num_threads)}

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import yaml
 
+from training.data.config import DataConfig
 from training.errors import TrainingConfigError
 
 RecipeT = TypeVar("RecipeT")
@@ -68,17 +69,6 @@ class BaseRecipe:
 
 
 @dataclass(frozen=True)
-class AdapterData:
-    """What an adapter learns from: a summary data set, and whether its summaries or its topics are the answers."""
-
-    dataset: str
-    target: str = "summary"
-    held_out_percent: float = 3.0
-    num_held_out: int = 96
-    max_new_tokens: int = 64
-
-
-@dataclass(frozen=True)
 class AdapterIdentity:
     """What the adapter's manifest and card say of it."""
 
@@ -106,7 +96,7 @@ class LoraRecipe:
     """`medley train lora`."""
 
     adapter: AdapterIdentity
-    data: AdapterData
+    data: DataConfig
     loop: LoopConfig
     lora: LoraShape = field(default_factory=LoraShape)
     base: str = "adapters/library/medley-mini"
@@ -126,7 +116,7 @@ class PromptRecipe:
     """`medley train prompt`."""
 
     adapter: AdapterIdentity
-    data: AdapterData
+    data: DataConfig
     loop: LoopConfig
     prompt: PromptShape = field(default_factory=PromptShape)
     base: str = "adapters/library/medley-mini"

@@ -21,7 +21,9 @@ from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, length_b
 from training.card import AdapterFacts, adapter_card
 from training.config import LoraRecipe, PromptRecipe, fingerprint
 from training.curve import draw_loss_curve
-from training.data.adaptation import Case, load_splits, training_pairs
+from training.data.adaptation import Case, training_pairs
+from training.data.examples import load_examples
+from training.data.mixing import mixture_epoch
 from training.evaluate import Generates, generate_texts, lead_3
 from training.export import export_adapter, write_manifest
 from training.loop import RunFolder, Trainer
@@ -63,15 +65,17 @@ def fit(
     Raises:
         TrainingError: missing data, or a checkpoint of another run.
     """
-    splits = load_splits(recipe.data, recipe.adapter.prompt_template, places.data)
-    pairs = training_pairs(splits.train, tokenizer)
+    splits = load_examples(recipe.data, places.data, tokenizer, prompt_template=recipe.adapter.prompt_template)
+    cases = {source.name: [case for case in splits.train if case.task == source.name] for source in recipe.data.sources}
+    pairs = {name: training_pairs(part, tokenizer) for name, part in cases.items()}
     scorer = RougeScorer()
     speed_up(model)
     best = places.run / "best"
 
     def batches(epoch: int) -> Iterator[Batch]:
         limits, seed = (MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS), f"{recipe.loop.seed}/{epoch}"
-        return length_batches(pairs, recipe.batch_tokens, limits, tokenizer.pad_token_id, seed)
+        drawn = mixture_epoch(pairs, recipe.data.mixture, epoch)
+        return length_batches(drawn, recipe.batch_tokens, limits, tokenizer.pad_token_id, seed)
 
     def evaluate(_step: int) -> dict[str, float]:
         return measure(model, tokenizer, splits.held_out, recipe.data.max_new_tokens, scorer)
@@ -131,7 +135,7 @@ def compare(
     Raises:
         OSError: a folder does not hold what it should.
     """
-    leads = scorer.score_corpus([lead_3(case.dialogue) for case in cases], [case.references for case in cases])
+    leads = scorer.score_corpus([lead_3(case.source) for case in cases], [case.references for case in cases])
     model, tokenizer = load_base(base)
     length = recipe.data.max_new_tokens
     plain = measure(model, tokenizer, cases, length, scorer)
