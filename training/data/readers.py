@@ -47,11 +47,12 @@ def read_file(path: Path, shown: str, log: ProblemLog) -> Iterator[Record]:
         advice = f"use one of {', '.join(FORMATS)}, or add .gz or .xz to it"
         log.add("unknown format", shown, f"the name ends in {kind or 'nothing'}", advice)
         return
+    before = log.count
     data = _bytes(path, shown, compression, log)
     if data is None:
         return
     rows = _parquet(data, shown, log) if kind == ".parquet" else _text_rows(data, shown, kind, log)
-    before, found = log.count, False
+    found = False
     for number, values in rows:
         found = True
         split = values.get("split")
