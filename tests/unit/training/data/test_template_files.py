@@ -121,12 +121,12 @@ def test_read_templates_malformed_file_is_refused(tmp_path, content, reason):
 
 
 def test_find_template_unknown_name_lists_those_there_are(tmp_path):
-    with pytest.raises(TrainingDataError, match="no template 'nope' in the library; it has .*dialogue-summary"):
+    with pytest.raises(TrainingDataError, match=r"no template 'nope' in the library; it has .*dialogue-summary"):
         find_template("nope", tmp_path)
 
 
 def test_template_without_separator_is_an_error():
-    with pytest.raises(TrainingDataError, match="no `|||`"):
+    with pytest.raises(TrainingDataError, match=r"no `\|{3}`"):
         Template("t", "", "{{ text }}").render({"text": "x"})
 
 

@@ -52,7 +52,6 @@ def test_render_source_ordinary_template_gives_its_text(source, expected):
 )
 def test_fields_of_template_that_does_more_is_refused(source):
     with pytest.raises(TrainingDataError, match="template 't'"):
-        fields_of("t", source)
         render_source("t", source, VALUES)
 
 
