@@ -59,3 +59,16 @@ def training_pairs(cases: Sequence[Case], tokenizer: Tokenizes) -> list[Pair]:
     return [
         Pair(cut_source(source), target[:MAX_TARGET_TOKENS]) for source, target in zip(ids[::2], ids[1::2], strict=True)
     ]
+
+
+def pairs_by_task(cases: Sequence[Case], tokenizer: Tokenizes) -> dict[str, list[list[Pair]]]:
+    """Return for each task, case by case, the pairs of its references, so that a mixture can draw whole cases.
+
+    Raises:
+        Nothing.
+    """
+    pairs = iter(training_pairs(cases, tokenizer))
+    found: dict[str, list[list[Pair]]] = {}
+    for case in cases:
+        found.setdefault(case.task, []).append([next(pairs) for _ in case.references])
+    return found

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 class DataFile:
     """One file, folder or `hub:<data set id>[#config]`; a relative path starts at the data folder.
 
-    Without `split`, each record says its own in a column of that name, and is of `train` where there is none.
+    A record says its split in a column of that name, or its data set does. With `split`, only records of that split are
+    read, and those that do not say one are of it; without, they are of `train`.
     """
 
     path: str

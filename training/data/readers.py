@@ -105,6 +105,9 @@ def _json_lines(lines: list[str | None], shown: str, log: ProblemLog) -> Iterato
             continue
         try:
             row = json.loads(line, object_pairs_hook=_without_repeats)
+            # UTF-8 cannot hold half a surrogate pair, but an escape can spell it.
+            if "\\u" in line:
+                json.dumps(row, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             log.add("malformed JSON", f"{shown}:{number}", str(error) or "nested too deep", advice)
             continue
@@ -158,7 +161,7 @@ def _parquet(data: bytes, shown: str, log: ProblemLog) -> Iterator[tuple[int, di
 
     try:
         rows = parquet.read_table(io.BytesIO(data)).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         log.add("unreadable file", shown, str(error).splitlines()[0], "make or download the file again")
         return iter(())
     return iter(enumerate(rows, start=1))

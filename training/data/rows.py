@@ -87,7 +87,10 @@ def file_records(name: str, data_dir: Path, log: ProblemLog) -> Iterator[Record]
 def _records(files: Iterable[DataFile], data_dir: Path, log: ProblemLog) -> Iterator[Record]:
     for file in files:
         for record in file_records(file.path, data_dir, log):
-            yield Record(record.values, record.origin, file.split) if file.split else record
+            if not file.split or record.split == file.split:
+                yield record
+            elif not record.split:
+                yield Record(record.values, record.origin, file.split)
 
 
 def _values(record: Record, columns: Mapping[str, str], log: ProblemLog) -> dict[str, object]:

@@ -148,6 +148,9 @@ def _example(
     if not all(text.strip() for text in (rendered.input, *rendered.targets)):
         log.add("empty row", row.origin, f"template {template.name!r} makes an empty input or target", EMPTY_ADVICE)
         return None
+    if instruction.with_options and not rendered.choices:
+        log.add("empty row", row.origin, f"template {template.name!r} has no answers to offer here", EMPTY_ADVICE)
+        return None
     text, targets = rendered.input, rendered.targets
     if instruction.with_options:
         text = with_options(text, rendered.choices)

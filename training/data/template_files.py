@@ -81,7 +81,7 @@ def read_templates(path: Path) -> dict[str, Template]:
     try:
         # Every JSON file is YAML, too.
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise TrainingDataError(f"cannot read templates from {path}: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("templates"), dict):
         found = [_promptsource(item, path) for item in content["templates"].values()]

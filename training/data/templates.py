@@ -101,9 +101,8 @@ class Template:
         return Rendered(parts[0], tuple(parts[1:]), choices, rationale)
 
     def _choices(self, context: Mapping[str, object]) -> tuple[str, ...]:
-        if not self.answer_choices:
-            return ()
-        return tuple(choice.strip() for choice in render_source(self.name, self.answer_choices, context).split(MARK))
+        listed = render_source(self.name, self.answer_choices, context) if self.answer_choices else ""
+        return tuple(choice.strip() for choice in listed.split(MARK)) if listed.strip() else ()
 
     def _targets(self, context: Mapping[str, object]) -> tuple[str, ...]:
         if _REFERENCE not in fields_of(self.name, self.target):

@@ -21,7 +21,7 @@ from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, length_b
 from training.card import AdapterFacts, adapter_card
 from training.config import LoraRecipe, PromptRecipe, fingerprint
 from training.curve import draw_loss_curve
-from training.data.adaptation import Case, training_pairs
+from training.data.adaptation import Case, pairs_by_task
 from training.data.examples import load_examples
 from training.data.mixing import mixture_epoch
 from training.evaluate import Generates, generate_texts, lead_3
@@ -66,15 +66,14 @@ def fit(
         TrainingError: missing data, or a checkpoint of another run.
     """
     splits = load_examples(recipe.data, places.data, tokenizer, prompt_template=recipe.adapter.prompt_template)
-    cases = {source.name: [case for case in splits.train if case.task == source.name] for source in recipe.data.sources}
-    pairs = {name: training_pairs(part, tokenizer) for name, part in cases.items()}
+    pairs = pairs_by_task(splits.train, tokenizer)
     scorer = RougeScorer()
     speed_up(model)
     best = places.run / "best"
 
     def batches(epoch: int) -> Iterator[Batch]:
         limits, seed = (MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS), f"{recipe.loop.seed}/{epoch}"
-        drawn = mixture_epoch(pairs, recipe.data.mixture, epoch)
+        drawn = [pair for case in mixture_epoch(pairs, recipe.data.mixture, epoch) for pair in case]
         return length_batches(drawn, recipe.batch_tokens, limits, tokenizer.pad_token_id, seed)
 
     def evaluate(_step: int) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.data.adaptation import Case, training_pairs
+from training.data.adaptation import Case, pairs_by_task, training_pairs
 
 pytestmark = pytest.mark.torch
 
@@ -20,3 +20,10 @@ def test_training_pairs_several_references_give_one_pair_each(tiny_tokenizer):
     assert len(pairs) == 2
     assert pairs[0].source == pairs[1].source
     assert training_pairs([], tiny_tokenizer) == []
+
+
+def test_pairs_by_task_keeps_the_pairs_of_a_case_together(tiny_tokenizer):
+    cases = [Case("", "a", ("b", "c"), task="x"), Case("", "d", ("e",), task="y"), Case("", "f", ("g",), task="x")]
+    grouped = pairs_by_task(cases, tiny_tokenizer)
+    assert [len(pairs) for pairs in grouped["x"]] == [2, 1]
+    assert [pair for case in grouped["y"] for pair in case] == training_pairs(cases[1:2], tiny_tokenizer)

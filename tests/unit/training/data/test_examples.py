@@ -107,6 +107,13 @@ def test_load_examples_template_without_what_is_asked_for_is_a_problem(folder, i
         load_examples(DataConfig((wrong,), SPLIT, instruction), folder)
 
 
+def test_load_examples_row_without_the_options_asked_for_is_a_problem(write_rows):
+    folder = write_rows([{"question": "Which?", "choices": [], "answer": "x"}])
+    source = DataSource("q", "MIT", (DataFile("rows.jsonl"),), {}, ("multiple-choice",))
+    with pytest.raises(TrainingDataError, match=r"rows.jsonl:1: template 'multiple-choice' has no answers"):
+        load_examples(DataConfig((source,), SPLIT, InstructionConfig(with_options=True)), folder)
+
+
 def test_load_examples_template_that_misses_a_field_is_an_error_with_file_and_line(folder):
     source = DataSource("reviews", "MIT", REVIEWS.files, {}, ("entailment",))
     with pytest.raises(TrainingDataError, match=r"reviews.jsonl:1: no column 'hypothesis' \(for `hypothesis`\)"):

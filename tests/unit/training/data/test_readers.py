@@ -6,6 +6,8 @@ import lzma
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from training.data.problems import ProblemLog
@@ -58,6 +60,7 @@ def test_read_file_any_format_gives_rows_and_origins(tmp_path, name, content, li
         ("x.jsonl", b'{"a": 1}\n{"a": \n{"a": 3}\n', "malformed JSON", "x.jsonl:2"),
         ("x.jsonl", b'{"a": 1}\n[1]\n', "malformed JSON", "x.jsonl:2: a list, not an object"),
         ("x.jsonl", b'{"a": 1}\n{"b": 1, "b": 2}\n', "malformed JSON", "x.jsonl:2: the key 'b' appears twice"),
+        ("x.jsonl", b'{"a": 1}\n{"b": "\\ud800"}\n', "malformed JSON", "x.jsonl:2"),
         ("x.jsonl", b'{"a": 1}\n\n{"a": 3}\n', "empty row", "x.jsonl:2"),
         ("x.csv", b"a,b\n1,2\n\n3,4\n", "empty row", "x.csv:3"),
         ("x.csv", b"a,b\n1,2\n1,2,3\n", "malformed CSV", "x.csv:3: 3 cells, the header has 2"),
@@ -94,3 +97,15 @@ def test_read_file_missing_file_is_noted(tmp_path):
 def test_read_file_csv_cell_nan_is_a_missing_value(tmp_path):
     records, _ = _read(tmp_path, "x.csv", b"a,b\nNaN,nancy\n")
     assert records[0].values == {"a": None, "b": "nancy"}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["x.jsonl", "x.csv", "x.parquet", "x.jsonl.gz", "x.csv.xz"]),
+    st.binary(max_size=60) | st.text(alphabet='{}[]":,\n\r\\u0a1', max_size=60).map(str.encode),
+)
+def test_read_file_any_bytes_give_records_or_a_note(tmp_path_factory, name, content):
+    records, log = _read(tmp_path_factory.mktemp("bytes"), name, content)
+    assert records or log.count
+    for record in records:
+        json.dumps(record.values, ensure_ascii=False, default=str).encode()

@@ -68,10 +68,14 @@ def test_read_rows_same_id_in_two_splits_is_no_defect(write_rows):
     assert not problems
 
 
-def test_read_rows_split_of_the_file_goes_before_that_of_the_row(write_rows):
+def test_read_rows_split_of_the_file_is_that_of_rows_without_and_picks_among_the_others(write_rows):
     source = DataSource("s", "MIT", (DataFile("rows.jsonl", split="validation"),), SOURCE.columns)
-    found, _ = _problems(write_rows([{**GOOD, "split": "train"}]), source)
-    assert found.rows[0].split == "validation"
+    rows = [{**GOOD, "id": str(n), "split": split} for n, split in enumerate(("train", "validation", ""))]
+    found, _ = _problems(write_rows(rows), source)
+    assert [(row.origin, row.split) for row in found.rows] == [
+        ("rows.jsonl:2", "validation"),
+        ("rows.jsonl:3", "validation"),
+    ]
 
 
 def test_read_rows_without_columns_reads_prompt_completion_pairs(write_rows):

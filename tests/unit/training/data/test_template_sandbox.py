@@ -59,6 +59,7 @@ def test_fields_of_template_that_does_more_is_refused(source):
     "source",
     [
         "{{ missing }}",
+        "{{ lipsum }}",
         "{% if missing %}x{% endif %}",
         "{{ deep.absent }}",
         "{{ names[9] }}",
