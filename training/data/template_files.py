@@ -84,7 +84,7 @@ def read_templates(path: Path) -> dict[str, Template]:
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise TrainingDataError(f"cannot read templates from {path}: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("templates"), dict):
-        found = [_promptsource(item, path) for item in content["templates"].values()]
+        found = [_promptsource(item, str(content.get("dataset", "")), path) for item in content["templates"].values()]
     elif _is_pairs(content):
         found = _pairs(path.stem, content)
     elif isinstance(content, dict) and content and all(map(_is_pairs, content.values())):
@@ -117,11 +117,11 @@ def _own(item: dict[str, object], path: Path) -> Template:
     return template
 
 
-def _promptsource(item: object, path: Path) -> Template:
+def _promptsource(item: object, dataset: str, path: Path) -> Template:
     if not (isinstance(item, dict) and isinstance(item.get("jinja"), str) and isinstance(item.get("name"), str)):
         raise TrainingDataError(f"{path}: a promptsource template needs the texts `name` and `jinja`")
     choices = item.get("answer_choices") or ""
-    return Template(item["name"], str(path.parent.name), item["jinja"], "", str(choices))
+    return Template(item["name"], dataset, item["jinja"], "", str(choices))
 
 
 def _is_pairs(content: object) -> bool:
