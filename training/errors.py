@@ -17,3 +17,7 @@ class TrainingConfigError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A checkpoint is missing, incomplete or belongs to another run."""
+
+
+class EvaluationError(TrainingError):
+    """An adapter or a base cannot be evaluated as asked."""

@@ -17,12 +17,13 @@ from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 from adapters.base_spec import read_base_spec
 from adapters.manifest import AdapterKind, AdapterManifest
 from adapters.scoring import RougeScorer
+from training.answers import FolderAnswers, answers_of_model
 from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, length_batches
 from training.card import AdapterFacts, adapter_card
 from training.config import LoraRecipe, PromptRecipe, fingerprint
 from training.curve import draw_loss_curve
 from training.data.adaptation import Case, load_splits, training_pairs
-from training.evaluate import Generates, generate_texts, lead_3
+from training.evaluate import lead_3
 from training.export import export_adapter, write_manifest
 from training.loop import RunFolder, Trainer
 from training.model import speed_up
@@ -74,7 +75,9 @@ def fit(
         return length_batches(pairs, recipe.batch_tokens, limits, tokenizer.pad_token_id, seed)
 
     def evaluate(_step: int) -> dict[str, float]:
-        return measure(model, tokenizer, splits.held_out, recipe.data.max_new_tokens, scorer)
+        prompts = [case.prompt for case in splits.held_out]
+        answers = answers_of_model(model, tokenizer, recipe.base, prompts, recipe.data.max_new_tokens)
+        return measure(answers, splits.held_out, scorer)
 
     def keep(_step: int, figures: dict[str, float]) -> float:
         total = sum(figures.values())
@@ -95,7 +98,7 @@ def fit(
         trainer.resume()
     state = trainer.run()
     shutil.copytree(best, places.out, dirs_exist_ok=True)
-    table = compare(Path(recipe.base), places.out, recipe, splits.validation, scorer)
+    table = compare(places.out, recipe, splits.validation, scorer)
     write_manifest(_manifest(recipe, kind, table["adapter"]), places.out)
     facts = AdapterFacts(
         recipe, len(splits.train), len(splits.validation), state.step, state.num_tokens, state.elapsed_s
@@ -104,39 +107,32 @@ def fit(
     draw_loss_curve(trainer.folder.log, places.run / "loss.png", recipe.adapter.name)
 
 
-def measure(
-    model: Generates,
-    tokenizer: PreTrainedTokenizerFast,
-    cases: Sequence[Case],
-    max_new_tokens: int,
-    scorer: RougeScorer,
-) -> dict[str, float]:
-    """Return ROUGE-1/2/L (percent) of the model's greedy answers to `cases`.
+def measure(answers: Sequence[str], cases: Sequence[Case], scorer: RougeScorer) -> dict[str, float]:
+    """Return ROUGE-1/2/L (percent) of the answers to `cases`.
 
     Raises:
         ValueError: no cases.
     """
-    answers = generate_texts(model, tokenizer, [case.prompt for case in cases], max_new_tokens)
     scores = scorer.score_corpus(answers, [case.references for case in cases])
     return {name: round(scores[name], 2) for name in SCORES}
 
 
 def compare(
-    base: Path, adapter: Path, recipe: LoraRecipe | PromptRecipe, cases: Sequence[Case], scorer: RougeScorer
+    adapter: Path, recipe: LoraRecipe | PromptRecipe, cases: Sequence[Case], scorer: RougeScorer
 ) -> dict[str, dict[str, float]]:
     """Measure the published adapter, the base alone with the same prompts, and LEAD-3, on the same cases.
 
     The files are loaded afresh, in float32, as the server would serve them.
 
     Raises:
-        OSError: a folder does not hold what it should.
+        EvaluationError: the base cannot be loaded.
+        AdapterError: the adapter's files are broken.
     """
-    leads = scorer.score_corpus([lead_3(case.dialogue) for case in cases], [case.references for case in cases])
-    model, tokenizer = load_base(base)
-    length = recipe.data.max_new_tokens
-    plain = measure(model, tokenizer, cases, length, scorer)
-    adapted = measure(PeftModel.from_pretrained(model, adapter).eval(), tokenizer, cases, length, scorer)
-    return {"adapter": adapted, "base": plain, "lead-3": {name: round(leads[name], 2) for name in SCORES}}
+    prompts = [case.prompt for case in cases]
+    with FolderAnswers(recipe.base, recipe.data.max_new_tokens) as answers:
+        adapted, plain = answers.answer([adapter], prompts), answers.answer([], prompts)
+    by_name = {"adapter": adapted, "base": plain, "lead-3": [lead_3(case.dialogue) for case in cases]}
+    return {name: measure(texts, cases, scorer) for name, texts in by_name.items()}
 
 
 def _manifest(recipe: LoraRecipe | PromptRecipe, kind: AdapterKind, scores: dict[str, float]) -> AdapterManifest:
