@@ -83,10 +83,12 @@ class EngineGenerator:
     Args:
         base: the base's folder.
         max_new_tokens: most tokens of an answer.
-        num_threads: CPU threads of a step; 0 leaves it to the engine.
+
+    Raises:
+        InvalidBaseError: a file of the base is missing or malformed.
     """
 
-    def __init__(self, base: Path, max_new_tokens: int, *, num_threads: int = 0) -> None:
+    def __init__(self, base: Path, max_new_tokens: int) -> None:
         self._max_new_tokens = max_new_tokens
         self._spec = read_base_spec(base)
         config = NativeEngineConfig(
@@ -99,7 +101,6 @@ class EngineGenerator:
             max_host_adapter_bytes=0,
             max_lora_rank=_LIMITS.max_rank,
             max_virtual_tokens=_LIMITS.max_virtual_tokens,
-            num_threads=num_threads,
         )
         self._engine, self._loop = NativeEngine(config), asyncio.Runner()
         self._request_ids = map(str, itertools.count())
