@@ -7,6 +7,7 @@ end of the text. It knows no data set and no metrics.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -43,6 +44,7 @@ class FolderAnswers:
         self._base, self.max_new_tokens, self._sampling = base_folder(str(base)), max_new_tokens, sampling
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(self._base)
         self._engine: EngineGenerator | None = None
+        self._held = ExitStack()
 
     def __enter__(self) -> Self:
         """Return itself; the base is loaded at the first answer."""
@@ -52,8 +54,7 @@ class FolderAnswers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop the engine."""
-        if self._engine is not None:
-            self._engine.__exit__(kind, error, trace)
+        self._held.close()
 
     def answer(self, adapters: Sequence[Path], prompts: Sequence[str]) -> list[str]:
         """Return the answer to each prompt, of the base alone if there are no adapters.
@@ -65,7 +66,7 @@ class FolderAnswers:
         if not engine_serves(self._base, adapters):
             return self._answer_without_engine(adapters, prompts)
         if self._engine is None:
-            self._engine = EngineGenerator(self._base, self.max_new_tokens).__enter__()
+            self._engine = self._held.enter_context(EngineGenerator(self._base, self.max_new_tokens))
         ids = [cut_source(row) for row in self._tokenizer(list(prompts))["input_ids"]]
         answers = self._engine.generate(ids, adapters, self._sampling)
         return [text.strip() for text in self._tokenizer.batch_decode(answers, skip_special_tokens=True)]

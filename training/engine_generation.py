@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from adapters.adapter_folder import adapter_files
 from adapters.base_spec import read_base_spec
@@ -31,6 +32,7 @@ from training.errors import EvaluationError
 _ARCHITECTURES = frozenset({"T5ForConditionalGeneration"})
 _LIMITS = CodecLimits()
 _MAX_NUM_WAITING = 1 << 20
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,19 @@ def engine_serves(base: Path, adapters: Sequence[Path] = ()) -> bool:
 
 
 class EngineGenerator:
-    """A native engine for a caller without an event loop; a context manager that loads the base and frees it.
+    """A native engine for callers that wait; a context manager that loads the base and frees it.
+
+    Its event loop turns on a thread of its own, so that the caller may have one running, as a notebook does.
 
     Args:
         base: the base's folder.
         max_new_tokens: most tokens of an answer.
-        num_threads: CPU threads of a step; 0 leaves it to the engine.
+
+    Raises:
+        InvalidBaseError: a file of the base is missing or malformed.
     """
 
-    def __init__(self, base: Path, max_new_tokens: int, *, num_threads: int = 0) -> None:
+    def __init__(self, base: Path, max_new_tokens: int) -> None:
         self._max_new_tokens = max_new_tokens
         self._spec = read_base_spec(base)
         config = NativeEngineConfig(
@@ -88,9 +94,9 @@ class EngineGenerator:
             max_host_adapter_bytes=0,
             max_lora_rank=_LIMITS.max_rank,
             max_virtual_tokens=_LIMITS.max_virtual_tokens,
-            num_threads=num_threads,
         )
         self._engine, self._loop = NativeEngine(config), asyncio.Runner()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="medley-evaluation")
         self._request_ids = map(str, itertools.count())
 
     def __enter__(self) -> Self:
@@ -101,9 +107,9 @@ class EngineGenerator:
         """
         try:
             with _reported():
-                self._loop.run(self._engine.start())
+                self._run(self._engine.start())
         except BaseException:
-            self._loop.close()
+            self._close()
             raise
         return self
 
@@ -111,8 +117,8 @@ class EngineGenerator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop the engine."""
-        self._loop.run(self._engine.stop())
-        self._loop.close()
+        self._run(self._engine.stop())
+        self._close()
 
     def generate(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[Path] = (), sampling: Sampling = GREEDY
@@ -135,7 +141,14 @@ class EngineGenerator:
                 EngineRequest(next(self._request_ids), tuple(token_ids), self._params(sampling, row), weights, prompt)
                 for row, token_ids in enumerate(prompts)
             ]
-            return self._loop.run(self._serve(requests))
+            return self._run(self._serve(requests))
+
+    def _run(self, coroutine: Coroutine[None, None, Result]) -> Result:
+        return self._thread.submit(self._loop.run, coroutine).result()
+
+    def _close(self) -> None:
+        self._thread.submit(self._loop.close).result()
+        self._thread.shutdown()
 
     def _resolve(self, adapters: Sequence[Path]) -> dict[AdapterRole, ResolvedAdapter]:
         by_role: dict[AdapterRole, ResolvedAdapter] = {}

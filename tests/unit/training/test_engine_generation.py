@@ -138,6 +138,13 @@ def test_generate_sampled_is_seeded_and_differs_by_row(tiny_base):
         assert len(set(engine.generate(prompts))) == 1
 
 
+async def test_generate_where_an_event_loop_runs_already_answers(tiny_base):
+    from training.engine_generation import EngineGenerator
+
+    with EngineGenerator(tiny_base, 4) as engine:
+        assert len(engine.generate([[5, 1], [6, 1]])) == 2
+
+
 def test_generate_refused_prompt_is_one_line_and_the_engine_goes_on(tiny_base, write_adapter):
     from training.engine_generation import EngineGenerator
     from training.errors import EvaluationError
