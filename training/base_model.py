@@ -93,6 +93,18 @@ def base_folder(base: str) -> Path:
         ) from error
 
 
+def load_tokenizer(base: str) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a base, without loading the base.
+
+    Raises:
+        TrainingConfigError: there is no such base, or it has none.
+    """
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(base_folder(base))
+    except (OSError, ValueError) as error:
+        raise TrainingConfigError(f"base {base!r} has no tokenizer that can be loaded: {error}") from error
+
+
 def load_base(base: str, *, quantization: object | None = None) -> Base:
     """Return a base in float32, or quantized, frozen.
 

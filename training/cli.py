@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from adapters.errors import AdapterError
-from training.config import BaseRecipe, load_adapter_recipe, load_recipe
+from training.config import AdapterRecipe, BaseRecipe, load_adapter_recipe, load_recipe
 from training.errors import TrainingConfigError, TrainingError
-from training.methods import METHODS
+from training.methods import METHODS, Method
 
 app = typer.Typer(no_args_is_help=True)
 CONFIGS = Path(__file__).parent / "configs"
@@ -27,6 +27,7 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the run
 FromStepOption = Annotated[int | None, typer.Option("--from-step", help="With --resume: from this checkpoint.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="Recipe file.")]
 PushOption = Annotated[str | None, typer.Option("--push", metavar="URL", help="Upload the result to this server.")]
+CheckOption = Annotated[bool, typer.Option("--check", help="Check the data, say what is wrong or mixed, and stop.")]
 AliasOption = Annotated[str | None, typer.Option("--alias", help="With --push: point this alias at it, as canary.")]
 
 
@@ -49,7 +50,7 @@ def base(
     """Pre-train the base model."""
     from training.recipes.base import train_base
 
-    with _reported():
+    with reported():
         recipe = load_recipe(BaseRecipe, config, set_)
         folder = run or Path(".runs") / recipe.name
         train_base(recipe, data, folder, out or folder / "result", resume=resume, from_step=from_step)
@@ -67,13 +68,17 @@ def _method_command(name: str) -> Callable[..., None]:
         run: RunOption = None,
         resume: ResumeOption = False,
         from_step: FromStepOption = None,
+        check: CheckOption = False,
         push: PushOption = None,
         alias: AliasOption = None,
     ) -> None:
-        with _reported():
+        with reported():
             if alias is not None and push is None:
                 raise TrainingConfigError("--alias needs --push: aliases are the server's")
             recipe = load_adapter_recipe(name, METHODS, config, set_)
+            if check:
+                _check(recipe, data)
+                return
 
             from training.push import push_adapter
             from training.recipes.adaptation import RunPlaces
@@ -95,9 +100,25 @@ for _name, _section in METHODS.items():
     app.command(_name, help=(_section.__doc__ or "").partition("\n")[0])(_method_command(_name))
 
 
+def _check(recipe: AdapterRecipe[Method], data: Path) -> None:
+    """Print what the recipe's data are and all that is wrong with them; a fault is an exit code."""
+    from training.base_model import load_tokenizer
+    from training.data.examples import check_data
+
+    template = recipe.adapter.prompt_template
+    report = check_data(recipe.data, data, load_tokenizer(recipe.base), prompt_template=template)
+    typer.echo(report.to_markdown())
+    if not report.is_sound:
+        raise typer.Exit(os.EX_DATAERR)
+
+
 @contextmanager
-def _reported() -> Iterator[None]:
-    """Turn a user's mistake into one line and an exit code."""
+def reported() -> Iterator[None]:
+    """Turn a user's mistake into one line and an exit code.
+
+    Raises:
+        typer.Exit: after such a mistake.
+    """
     try:
         yield
     except (TrainingError, AdapterError) as error:

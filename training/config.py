@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -175,14 +175,25 @@ def load_adapter_recipe(
     return typing.cast("AdapterRecipe[MethodT]", _build(AdapterRecipe, values | {"method": method}, path.name))
 
 
+def method_of(methods: Collection[str], path: Path) -> str:
+    """Return the method whose section a recipe file has, or else the nearest file that it extends.
+
+    Raises:
+        TrainingConfigError: unreadable file, or no or several sections.
+    """
+    values = _yaml_of(path)
+    found = sorted(values.keys() & set(methods))
+    if len(found) == 1:
+        return found[0]
+    parent = values.get("extends")
+    if found or not isinstance(parent, str):
+        raise TrainingConfigError(f"{path.name}: has the sections of {len(found)} methods, where one is expected")
+    return method_of(methods, path.parent / parent)
+
+
 def _read(path: Path, not_inherited: Set[str] = frozenset(), above: tuple[Path, ...] = ()) -> dict[str, object]:
     """Read a recipe file over the one it extends; `above` are the files that led here."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TrainingConfigError(f"cannot read recipe {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise TrainingConfigError(f"{path.name}: expected a mapping, got {values!r}")
+    values = _yaml_of(path)
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -190,6 +201,16 @@ def _read(path: Path, not_inherited: Set[str] = frozenset(), above: tuple[Path, 
         raise TrainingConfigError(f"{path.name}: extends names another recipe file, not {parent!r}")
     inherited = _read(path.parent / parent, not_inherited, (*above, path.resolve()))
     return _merged({key: value for key, value in inherited.items() if key not in not_inherited}, values)
+
+
+def _yaml_of(path: Path) -> dict[str, object]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingConfigError(f"cannot read recipe {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise TrainingConfigError(f"{path.name}: expected a mapping, got {values!r}")
+    return values
 
 
 def _merged(below: dict[str, object], above: dict[str, object]) -> dict[str, object]:

@@ -90,3 +90,20 @@ def test_loss_that_is_no_number_ends_in_one_line_of_advice(tmp_path, tiny_base, 
     assert result.exit_code == os.EX_DATAERR
     assert "loop.max_grad_norm" in result.stderr
     assert result.stderr.strip().splitlines()[-1].startswith("error: the loss is nan")
+
+
+@pytest.mark.torch
+def test_check_reports_the_mixture_and_trains_nothing(tmp_path, tiny_base, tiny_data):
+    result = _run(*_arguments(tmp_path, tiny_base, tiny_data, "lora: {rank: 2}", "--check"))
+    assert result.exit_code == 0, result.output
+    assert "| dialogsum | MIT |" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.torch
+def test_check_of_broken_data_names_the_line_and_exits_with_an_error(tmp_path, tiny_base, tiny_data):
+    (tiny_data / "summaries" / "broken.jsonl").write_text('{"dialogue": "Hi", "summaries": ["Hi."]}\n{"dialogue": \n')
+    override = "data.sources=[{name: b, licence: MIT, files: [{path: summaries/broken.jsonl}]}]"
+    result = _run(*_arguments(tmp_path, tiny_base, tiny_data, "lora: {}", "--check", "--set", override))
+    assert result.exit_code == os.EX_DATAERR
+    assert "broken.jsonl:2" in result.output

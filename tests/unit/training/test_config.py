@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import training.config
-from training.config import BaseRecipe, fingerprint, load_adapter_recipe, load_recipe
+from training.config import BaseRecipe, fingerprint, load_adapter_recipe, load_recipe, method_of
 from training.errors import TrainingConfigError
 from training.methods import METHODS
 
@@ -167,3 +167,15 @@ def test_fingerprint_method_counts():
     wider = load_adapter_recipe("lora", METHODS, path, ["lora.rank=64"])
     records = load_adapter_recipe("lora", METHODS, path, ["loop.tensorboard=false", "loop.keep_checkpoints=9"])
     assert fingerprint(recipe) == fingerprint(records) != fingerprint(wider)
+
+
+def test_method_of_a_recipe_is_its_own_section_or_that_of_the_file_it_extends(tmp_path):
+    _write(tmp_path, "parent.yaml", "lora: {}")
+    assert method_of(METHODS, _write(tmp_path, "own.yaml", "extends: parent.yaml\nia3: {}")) == "ia3"
+    assert method_of(METHODS, _write(tmp_path, "none.yaml", "extends: parent.yaml")) == "lora"
+
+
+@pytest.mark.parametrize("text", ["base: x", "lora: {}\nia3: {}"])
+def test_method_of_no_or_two_sections_is_refused(tmp_path, text):
+    with pytest.raises(TrainingConfigError, match="where one is expected"):
+        method_of(METHODS, _write(tmp_path, "recipe.yaml", text))
