@@ -119,3 +119,21 @@ def test_full_fine_tuning_learns_32_examples_by_heart(kind, tmp_path, tiny_token
     with torch.no_grad():
         loss = _loss(model.eval(), objective, batch) / (batch.labels != IGNORED_LABEL).sum()
     assert loss < 0.05
+
+
+def test_pairs_of_a_decoder_only_base_end_and_keep_the_instructions_end(tiny_llama):
+    from training.base_model import load_base
+    from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS
+    from training.data.adaptation import Case
+
+    base = load_base(str(tiny_llama))
+    tokenize = base.tokenizer
+    long_prompt, long_answer = "a table? " * 400 + "Summary:", "name " * 300
+    short, long = base.pairs([Case("", "a table", ("4 people",)), Case("", long_prompt, (long_answer,))])
+    assert short.source == tokenize("a table")["input_ids"]
+    assert short.target == [*tokenize("4 people", add_special_tokens=False)["input_ids"], tokenize.eos_token_id]
+    ids = tokenize(long_prompt)["input_ids"]
+    assert len(long.source) == MAX_SOURCE_TOKENS < len(ids)
+    assert (long.source[0], long.source[-20:]) == (ids[0], ids[-20:])
+    assert len(long.target) == MAX_TARGET_TOKENS
+    assert tokenize.eos_token_id not in long.target
