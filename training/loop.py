@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -57,6 +58,20 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+class Penalty(Protocol):
+    """A term of the loss beside the cross-entropy, to hold a model near another for instance.
+
+    Attributes:
+        per_batch: Whether it depends on the batch: then it returns the mean over the labels of the part it is given,
+            and each part counts by its share of the labels; if not, every part counts alike.
+    """
+
+    per_batch: bool
+
+    def __call__(self, model: torch.nn.Module, part: Batch, logits: Tensor) -> Tensor:
+        """Return a scalar for one part of a batch and its logits. Parts run in threads of their own."""
+
+
 class Trainer:
     """Runs one recipe's optimisation to the end. Not safe to share between threads."""
 
@@ -68,6 +83,7 @@ class Trainer:
         batches: BatchSource,
         folder: RunFolder,
         fingerprint: str,
+        penalty: Penalty | None = None,
         evaluate: Callable[[int], dict[str, float]] | None = None,
         keep: Callable[[int, dict[str, float]], float] | None = None,
     ) -> None:
@@ -80,6 +96,7 @@ class Trainer:
             batches: shard number -> that shard's batches, always the same for the same number.
             folder: of this run.
             fingerprint: of the recipe; a checkpoint of another one is refused.
+            penalty: added to the loss; None leaves it as it is.
             evaluate: step -> held-out figures.
             keep: called with each evaluation's figures, to export the best weights for instance; returns the one number
                 by which states are compared, whose largest value is kept in the run's state as `best`.
@@ -88,7 +105,7 @@ class Trainer:
             Nothing.
         """
         self.model, self.config, self.batches, self.folder = model, config, batches, folder
-        self.fingerprint, self.evaluate, self.keep = fingerprint, evaluate, keep
+        self.fingerprint, self.penalty, self.evaluate, self.keep = fingerprint, penalty, evaluate, keep
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = RelativeAdamW(
             self.trainable.items(), weight_decay=config.weight_decay, relative=config.relative_updates
@@ -168,7 +185,8 @@ class Trainer:
         num_labels = int((batch.labels != IGNORED_LABEL).sum())
         # One thread a part, each with its own graph: unlike threads inside an operation, they wait for each other once
         # a step, so another program on the machine costs its share of time and no more.
-        results = list(pool.map(lambda part: self._part(part, num_labels), self._parts(batch)))
+        parts = self._parts(batch)
+        results = list(pool.map(lambda part: self._part(part, num_labels, len(parts)), parts))
         loss = sum(value for value, _ in results)
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss is {loss} at step {self.state.step}")
@@ -191,7 +209,7 @@ class Trainer:
         pieces = min(self.config.num_threads, len(batch.input_ids))
         return [Batch(*rows) for rows in zip(*(np.array_split(a, pieces) for a in arrays), strict=True)]
 
-    def _part(self, part: Batch, num_labels: int) -> tuple[float, tuple[Tensor | None, ...]]:
+    def _part(self, part: Batch, num_labels: int, num_parts: int) -> tuple[float, tuple[Tensor | None, ...]]:
         """Return a part's share of the mean loss over `num_labels` labels, and its gradients."""
         torch.set_num_threads(1)
         ids, mask, labels = (torch.from_numpy(a) for a in (part.input_ids, part.attention_mask, part.labels))
@@ -199,6 +217,9 @@ class Trainer:
         inputs = self.model.prepare_decoder_input_ids_from_labels(labels)
         logits = self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits
         loss = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum") / num_labels
+        if self.penalty:
+            share = int((labels != IGNORED_LABEL).sum()) / num_labels if self.penalty.per_batch else 1 / num_parts
+            loss = loss + share * self.penalty(self.model, part, logits)
         return loss.item(), torch.autograd.grad(loss, tuple(self.trainable.values()), allow_unused=True)
 
     def _log_window(self, losses: list[float], tokens: int, seconds: float) -> None:
