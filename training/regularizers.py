@@ -30,7 +30,7 @@ def start_of(model: torch.nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class L2ToStart:
-    """λ/2 · Σ (θ − θ*)².
+    """λ/2 · Σ (θ - θ*)².
 
     Source: L2-SP, Li et al. 2018, arXiv:1802.01483, without its second term: there are no new layers here.
 
@@ -56,7 +56,7 @@ class L2ToStart:
 
 @dataclass(frozen=True)
 class ElasticWeights:
-    """λ/2 · Σ F · (θ − θ*)²: what mattered to the task before moves least.
+    """λ/2 · Σ F · (θ - θ*)²: what mattered to the task before moves least.
 
     Source: EWC, Kirkpatrick et al. 2017, arXiv:1612.00796, equation 3.
 

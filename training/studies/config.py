@@ -5,11 +5,11 @@ It knows what can be set and the defaults. It does not know how anything is run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from training.config import LoopConfig, load_recipe
+from training.config import load_recipe
 
 BASE = "adapters/library/medley-mini"
 
@@ -111,7 +111,10 @@ class RankConfig:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A way to forget less, and the strengths to try: λ of a penalty, or the share of replayed batches."""
+    """A way to forget less, `l2sp`, `ewc`, `kl` or `replay`, and the strengths to try.
+
+    A strength is the λ of a penalty, or the share of the examples that are replayed; 0 is plain fine-tuning.
+    """
 
     mitigation: str
     strengths: tuple[float, ...]
@@ -121,15 +124,13 @@ class Sweep:
 class ForgettingConfig:
     """`medley study forgetting`: `tasks` and `held_out` are recipe files, whose data and prompt template are read.
 
-    Tasks are learned in their order by one set of weights; held-out ones are only ever measured. `swept` names the
-    row of `methods` that the sweeps are run on.
+    Tasks are learned in their order by one set of weights, each for the steps of the method's own recipe; held-out ones
+    are only ever measured. `swept` names the row of `methods` that the sweeps are run on.
     """
 
     tasks: tuple[str, ...]
     held_out: tuple[str, ...]
     methods: tuple[MethodRun, ...]
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    batch_tokens: int = 4000
     seeds: tuple[int, ...] = (17,)
     num_cases: int = 48
     num_fisher_examples: int = 64

@@ -50,7 +50,8 @@ def run_once(folder: Path, settings: object, work: Callable[[Path], dict[str, An
     say(f"{folder.name}: begins")
     try:
         figures = work(folder)
-    except Exception as error:  # noqa: BLE001 - whatever ends one run must not end the study, and is reported
+    # Whatever ends one run must not end the study; it is reported.
+    except Exception as error:
         (folder / _ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         say(f"{folder.name}: failed, see {folder / _ERROR}")
         return Outcome(folder.name, None, _one_line(error))

@@ -9,6 +9,7 @@ Source: Lester et al. 2021, arXiv:2104.08691, section 7 (nearest neighbours by c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -121,17 +122,17 @@ def _summary(tokens: list[VirtualToken]) -> str:
     norms = np.array([token.norm for token in tokens])
     lines = [
         f"- {on_words} of {len(tokens)} virtual tokens stand on a word; the others lie between words.",
-        f"- Cosine to the nearest word: median {np.median(nearest_cosines):.2f}, "
-        f"from {nearest_cosines.min():.2f} to {nearest_cosines.max():.2f}.",
-        f"- Rows are {np.median(norms):.1f} times as long as a word's (median; {norms.min():.1f} to {norms.max():.1f}).",
+        f"- Cosine to the nearest word: {_spread(nearest_cosines)}.",
+        f"- Length of a row, in lengths of a word: {_spread(norms)}.",
     ]
     starts = [token.start for token in tokens if token.start is not None]
     if starts:
-        lines.append(
-            f"- Cosine to the word each began as: median {np.median(starts):.2f}, from {min(starts):.2f} to "
-            f"{max(starts):.2f}: 1 is a row that has only changed its length."
-        )
+        lines.append(f"- Cosine to the word each began as: {_spread(starts)}; 1 is a row that only changed its length.")
     return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"median {np.median(values):.2f}, from {min(values):.2f} to {max(values):.2f}"
 
 
 def _table(tokens: list[VirtualToken]) -> str:

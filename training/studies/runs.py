@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from training.batch import Pair
-from training.config import LoraRecipe, PromptRecipe, load_recipe
+from training.config import LoopConfig, LoraRecipe, PromptRecipe, load_recipe
 from training.data.adaptation import Case, load_splits, training_pairs
 from training.errors import TrainingConfigError, TrainingError
 from training.evaluate import generate_texts
@@ -174,7 +174,17 @@ def load_task(recipe: str, data: Path, tokenizer: PreTrainedTokenizerFast, num_c
     return Task(loaded.adapter.name, pairs, splits.validation[:num_cases], loaded.data.max_new_tokens)
 
 
-def prepare(run: MethodRun, seed: int) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
+@dataclass(frozen=True)
+class Prepared:
+    """A base made ready to train by a method, with the settings of the method's recipe."""
+
+    model: torch.nn.Module
+    tokenizer: PreTrainedTokenizerFast
+    loop: LoopConfig
+    batch_tokens: int
+
+
+def prepare(run: MethodRun, seed: int) -> Prepared:
     """Return the base made ready to train by a method, for a study that trains it itself.
 
     Raises:
@@ -183,28 +193,10 @@ def prepare(run: MethodRun, seed: int) -> tuple[torch.nn.Module, PreTrainedToken
     """
     seed_everything(seed)
     kind = PromptRecipe if run.method == "prompt" else LoraRecipe
-    recipe = load_recipe(kind, Path(run.recipe), list(run.overrides))
+    recipe = load_recipe(kind, Path(run.recipe), [*run.overrides, f"loop.seed={seed}"])
     base, tokenizer = load_base(Path(recipe.base))
     speed_up(base)
-    if run.method == "full":
-        return base.requires_grad_(requires_grad=True), tokenizer
-    if isinstance(recipe, PromptRecipe):
-        rows = recipe.prompt.num_virtual_tokens
-        shape = PromptTuningConfig(
-            task_type=TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=rows, token_dim=base.config.d_model
-        )
-        model = get_peft_model(base, shape)
-        start_from_words(model, tokenizer, recipe.prompt.init_text)
-        return model, tokenizer
-    if run.method != "lora":
-        raise TrainingConfigError(f"forgetting is studied for full, lora and prompt, not for {run.method!r}")
-    shape = LoraConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM,
-        r=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,
-        target_modules=list(recipe.lora.target_modules),
-    )
-    return get_peft_model(base, shape), tokenizer
+    return Prepared(_wrapped(base, tokenizer, run.method, recipe), tokenizer, recipe.loop, recipe.batch_tokens)
 
 
 def logits_of(model: torch.nn.Module, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
@@ -215,6 +207,31 @@ def logits_of(model: torch.nn.Module, ids: Tensor, mask: Tensor, labels: Tensor)
     """
     inputs = model.prepare_decoder_input_ids_from_labels(labels)
     return model(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits
+
+
+def _wrapped(
+    base: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, method: str, recipe: LoraRecipe | PromptRecipe
+) -> torch.nn.Module:
+    if method == "full":
+        return base.requires_grad_(requires_grad=True)
+    if isinstance(recipe, PromptRecipe):
+        shape = PromptTuningConfig(
+            task_type=TaskType.SEQ_2_SEQ_LM,
+            num_virtual_tokens=recipe.prompt.num_virtual_tokens,
+            token_dim=base.config.d_model,
+        )
+        model = get_peft_model(base, shape)
+        start_from_words(model, tokenizer, recipe.prompt.init_text)
+        return model
+    if method != "lora":
+        raise TrainingConfigError(f"forgetting is studied for full, lora and prompt, not for {method!r}")
+    shape = LoraConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM,
+        r=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,
+        target_modules=list(recipe.lora.target_modules),
+    )
+    return get_peft_model(base, shape)
 
 
 def _recipe(request: RunRequest) -> tuple[Any, Any]:

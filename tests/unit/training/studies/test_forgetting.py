@@ -1,0 +1,128 @@
+"""Forgetting: what F is, that it is seen where tasks conflict, and that each way to hold it back does so."""
+
+import json
+from statistics import fmean
+
+import pytest
+
+from training.errors import TrainingConfigError
+
+pytestmark = pytest.mark.torch
+RECIPE = """
+adapter: {{name: {name}, task: summarization, licence: MIT, data_licence: MIT, data_title: Tickets,
+  description: Sums up., prompt_template: "Sum up.\\n\\n{{{{ text }}}}", limits: Many.}}
+data: {{dataset: dialogsum, target: {target}, held_out_percent: 40.0, max_new_tokens: 5}}
+loop: {{max_steps: 2, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 9, checkpoint_every: 9, log_every: 1,
+  bfloat16: false, num_threads: 1}}
+batch_tokens: 300
+lora: {{rank: 2, alpha: 4}}
+base: {base}
+"""
+
+
+def test_forgetting_is_the_best_before_less_the_last_averaged():
+    from training.studies.sequence import forgetting, summary
+
+    matrix = [[10, 5, 40, 30], [50, 6, 45, 20], [20, 60, 25, 25]]
+    assert forgetting(matrix, [0]) == 30
+    assert forgetting(matrix, [2, 3]) == fmean([20, 5])
+    assert summary(matrix, 2) == {"last_task": 60, "f_earlier": 30, "f_held_out": 12.5}
+    assert summary([[1], [2]], 1) == {"last_task": 2}
+    assert forgetting([[10], [12]], [0]) == -2
+
+
+@pytest.fixture
+def two_tasks(tiny_base):
+    """A model, and two tasks that want other answers to the same questions."""
+    from training.config import LoopConfig
+    from training.data.adaptation import Case
+    from training.model import speed_up
+    from training.recipes.adaptation import load_base
+    from training.studies.runs import Prepared, Task, training_pairs
+
+    def task(name, answer):
+        cases = [Case(f"{n}", f"Sum up.\n\nI want {n} tickets.", (answer,)) for n in range(12)]
+        return Task(name, training_pairs(cases, tokenizer), cases[:2], 6)
+
+    model, tokenizer = load_base(tiny_base)
+    speed_up(model)
+    loop = LoopConfig(
+        seed=3,
+        max_steps=40,
+        learning_rate=0.02,
+        warmup_steps=2,
+        bfloat16=False,
+        num_threads=1,
+        checkpoint_every=99,
+        log_every=99,
+    )
+    prepared = Prepared(model.requires_grad_(requires_grad=True), tokenizer, loop, 400)
+    return prepared, [task("first", "book a table"), task("second", "name please")]
+
+
+def _figures(two_tasks, folder, mitigation="none", strength=0.0):
+    import copy
+    from dataclasses import replace
+
+    from training.studies.sequence import Restraint, learn_in_sequence, summary
+
+    prepared, tasks = two_tasks
+    own = replace(prepared, model=copy.deepcopy(prepared.model))
+    matrix = learn_in_sequence(own, tasks, [], Restraint(mitigation, strength, 4), folder / f"{mitigation}-{strength}")
+    return matrix, summary(matrix, 2)
+
+
+@pytest.mark.parametrize(
+    ("mitigation", "strengths"),
+    [("replay", (0.0, 0.5)), ("l2sp", (0.0, 1.0, 100.0)), ("ewc", (0.0, 1e4, 1e7)), ("kl", (0.0, 1.0, 30.0))],
+)
+def test_forgetting_falls_over_the_sweep_and_nought_is_plain(tmp_path, two_tasks, mitigation, strengths):
+    plain, figures = _figures(two_tasks, tmp_path)
+    assert plain[1][0] > 90
+    assert figures["last_task"] > 90
+    assert figures["f_earlier"] > 50
+    swept = [_figures(two_tasks, tmp_path, mitigation, strength) for strength in strengths]
+    assert swept[0][0] == plain
+    losses = [one["f_earlier"] for _, one in swept]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_forgetting_study_tables_every_method_and_reports_failures(tmp_path, tiny_base, tiny_data):
+    from training.studies.config import ForgettingConfig, MethodRun, StudyPlaces, Sweep
+    from training.studies.forgetting import run
+
+    recipes = []
+    for name, target in (("sums", "summary"), ("topics", "topic"), ("held", "topic")):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(RECIPE.format(name=name, target=target, base=tiny_base))
+        recipes.append(str(path))
+    config = ForgettingConfig(
+        tasks=tuple(recipes[:2]),
+        held_out=(recipes[2],),
+        methods=tuple(MethodRun(name, name, recipes[0]) for name in ("full", "lora", "ia9")),
+        num_cases=2,
+        num_fisher_examples=2,
+        sweeps=(Sweep("ewc", (0.0, 1.0)),),
+    )
+    places = StudyPlaces(tiny_data, tmp_path / "out")
+    report = run(config, places).read_text()
+    assert "| ia9 | 0 | failed |" in report
+    assert "- ia9-plain-17: TrainingConfigError: forgetting is studied for" in report
+    assert "| after topics |" in report
+    assert "held (held out)" in report
+    assert "F, held-out tasks: `lora` forgets" in report
+    assert (tmp_path / "out" / "sweeps.png").stat().st_size > 1000
+    names = {path.name for path in (tmp_path / "out" / "runs").iterdir()}
+    assert names == {"full-plain-17", "lora-plain-17", "ia9-plain-17", "full-ewc-1-17"}
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert [len(figures[0]["matrices"][0]), len(figures[0]["matrices"][0][0])] == [3, 3]
+
+
+def test_restraint_unknown_or_out_of_range_is_refused():
+    from training.studies.sequence import Restraint
+
+    with pytest.raises(TrainingConfigError, match="not 'l3'"):
+        Restraint("l3", 1.0)
+    with pytest.raises(TrainingConfigError, match="below 1"):
+        Restraint("replay", 1.0)
