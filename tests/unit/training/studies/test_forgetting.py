@@ -33,23 +33,23 @@ def test_forgetting_is_the_best_before_less_the_last_averaged():
 
 @pytest.fixture
 def two_tasks(tiny_base):
-    """A model, and two tasks that want other answers to the same questions."""
+    """A model, and two tasks that want other answers, each always the same one."""
     from training.config import LoopConfig
     from training.data.adaptation import Case
     from training.model import speed_up
     from training.recipes.adaptation import load_base
     from training.studies.runs import Prepared, Task, training_pairs
 
-    def task(name, answer):
-        cases = [Case(f"{n}", f"Sum up.\n\nI want {n} tickets.", (answer,)) for n in range(12)]
+    def task(name, question, answer):
+        cases = [Case(f"{n}", f"{question}\n\nI want {n} tickets.", (answer,)) for n in range(12)]
         return Task(name, training_pairs(cases, tokenizer), cases[:2], 6)
 
     model, tokenizer = load_base(tiny_base)
     speed_up(model)
     loop = LoopConfig(
         seed=3,
-        max_steps=40,
-        learning_rate=0.02,
+        max_steps=80,
+        learning_rate=0.005,
         warmup_steps=2,
         bfloat16=False,
         num_threads=1,
@@ -57,7 +57,7 @@ def two_tasks(tiny_base):
         log_every=99,
     )
     prepared = Prepared(model.requires_grad_(requires_grad=True), tokenizer, loop, 400)
-    return prepared, [task("first", "book a table"), task("second", "name please")]
+    return prepared, [task("first", "Sum up.", "book a table"), task("second", "Who is it?", "name please")]
 
 
 def _figures(two_tasks, folder, mitigation="none", strength=0.0):
@@ -74,18 +74,21 @@ def _figures(two_tasks, folder, mitigation="none", strength=0.0):
 
 @pytest.mark.parametrize(
     ("mitigation", "strengths"),
-    [("replay", (0.0, 0.5)), ("l2sp", (0.0, 1.0, 100.0)), ("ewc", (0.0, 1e4, 1e7)), ("kl", (0.0, 1.0, 30.0))],
+    [("replay", (0.0, 0.5)), ("l2sp", (0.01, 100.0)), ("ewc", (1e3, 1e6)), ("kl", (0.01, 30.0))],
 )
-def test_forgetting_falls_over_the_sweep_and_nought_is_plain(tmp_path, two_tasks, mitigation, strengths):
+def test_forgetting_falls_over_a_sweep_of_strengths(tmp_path, two_tasks, mitigation, strengths):
     plain, figures = _figures(two_tasks, tmp_path)
     assert plain[1][0] > 90
     assert figures["last_task"] > 90
     assert figures["f_earlier"] > 50
-    swept = [_figures(two_tasks, tmp_path, mitigation, strength) for strength in strengths]
-    assert swept[0][0] == plain
-    losses = [one["f_earlier"] for _, one in swept]
-    assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < 0.5 * losses[0]
+    losses = [_figures(two_tasks, tmp_path, mitigation, strength)[1]["f_earlier"] for strength in strengths]
+    assert figures["f_earlier"] >= losses[0] >= losses[-1]
+    assert losses[-1] < 0.2 * figures["f_earlier"]
+
+
+def test_mitigation_of_strength_nought_equals_plain_fine_tuning(tmp_path, two_tasks):
+    plain, _ = _figures(two_tasks, tmp_path)
+    assert all(_figures(two_tasks, tmp_path, mitigation)[0] == plain for mitigation in ("replay", "ewc"))
 
 
 def test_forgetting_study_tables_every_method_and_reports_failures(tmp_path, tiny_base, tiny_data):
