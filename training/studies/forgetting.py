@@ -216,15 +216,15 @@ def _draw(sweeps: dict[str, list[Row]], picture: Path, swept: str) -> None:
 
 _READING = """
 Scores are ROUGE-L in percent. A row of a matrix is measured after a task was learned, by one set of weights that goes
-on from task to task. F is the best score a task had before the last one was learned, less its score at the end, averaged
-over the tasks (Chaudhry et al. 2018): 0 is nothing lost, below 0 is a gain. *Earlier tasks* were learned before the
-last; *held-out tasks* never were. *Last task* is the score of the task learned last: a restraint that lowers it has
-held back learning, too. Of several seeds the mean is shown, and the smallest and largest.
+on from task to task. F is the best score a task had before the last one was learned, less its score at the end,
+averaged over the tasks (Chaudhry et al. 2018): 0 is nothing lost, below 0 is a gain. *Earlier tasks* were learned
+before the last; *held-out tasks* never were. *Last task* is the score of the task learned last: a restraint that lowers
+it has held back learning, too. Of several seeds the mean is shown, and the smallest and largest.
 
-Adapters leave the base alone: without the adapter nothing is forgotten at all. What is measured here is the adapter that
-stays on while it learns one task after another.
+Adapters leave the base alone: without the adapter nothing is forgotten at all. What is measured here is the adapter
+that stays on while it learns one task after another.
 
 Ways to hold back ({mitigations}): `replay` mixes that share of earlier tasks' examples in; `l2sp` and `kl` hold weights
-or outputs near what they were before the current task; `ewc` does so by what mattered to earlier tasks, by the empirical
-Fisher information, example by example, so it restrains nothing while the first task is learned.
+or outputs near what they were before the current task; `ewc` does so by what mattered to earlier tasks, by the
+empirical Fisher information, example by example, so it restrains nothing while the first task is learned.
 """

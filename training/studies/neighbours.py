@@ -38,7 +38,7 @@ class VirtualToken:
         words: Its nearest vocabulary entries, nearest first, as text.
         cosines: How near each is, -1 to 1.
         norm: Length of the row over the median length of the vocabulary's rows.
-        start: Cosine to the row it began as; None where that is not known.
+        start: Cosine to the word it began as; None where that is not known.
     """
 
     words: tuple[str, ...]
@@ -127,7 +127,9 @@ def _summary(tokens: list[VirtualToken]) -> str:
     ]
     starts = [token.start for token in tokens if token.start is not None]
     if starts:
+        kept = sum(token.start is not None and token.start >= token.cosines[0] - 1e-6 for token in tokens)
         lines.append(f"- Cosine to the word each began as: {_spread(starts)}; 1 is a row that only changed its length.")
+        lines.append(f"- {kept} of {len(tokens)} still lie nearer to the word they began as than to any other.")
     return "\n".join(lines)
 
 

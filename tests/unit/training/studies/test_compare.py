@@ -34,7 +34,7 @@ class FakeWork:
         noise = np.random.default_rng(request.seed).normal(0, 5, NUM_CASES)
         scores = (20 + 2 * self.order.index(request.run.name) + noise).tolist()
         return {
-            "scores": {metric: scores for metric in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
+            "scores": dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), scores),
             "loss": 1.5,
             "num_trainable": 100,
             "num_total": 1000,
@@ -143,5 +143,5 @@ def test_run_apart_that_crashes_says_its_last_word(tmp_path, tiny_data):
 
     (tmp_path / "run").mkdir()
     request = RunRequest(MethodRun("odd", "lora", str(tmp_path / "none.yaml")), 1, 2, str(tiny_data))
-    with pytest.raises(StudyRunError, match="exit status 1: .*cannot read recipe"):
+    with pytest.raises(StudyRunError, match=r"exit status 1: .*cannot read recipe"):
         train_apart(request, tmp_path / "run")
