@@ -10,16 +10,32 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.config import BaseRecipe, LoraRecipe, PromptRecipe
+from training.config import AdapterRecipe, BaseRecipe
+from training.methods import Method, method_name
 
 _COLUMNS = (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L"))
 
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What an adapter's run was: its recipe, how many dialogues it learned from and was measured on, and its cost."""
+    """What an adapter's run was.
 
-    recipe: LoraRecipe | PromptRecipe
+    Attributes:
+        recipe: What was trained, on what, how.
+        about: The method in a few words.
+        next_step: What can be done with the folder.
+        num_trainable: Parameters that were trained.
+        num_train: Pairs it learned from.
+        num_validation: Examples it was measured on.
+        num_steps: Updates.
+        num_tokens: Tokens that counted, source and target.
+        elapsed_s: Seconds of training, without evaluation.
+    """
+
+    recipe: AdapterRecipe[Method]
+    about: str
+    next_step: str
+    num_trainable: int
     num_train: int
     num_validation: int
     num_steps: int
@@ -45,24 +61,19 @@ def adapter_card(facts: AdapterFacts, table: Mapping[str, Mapping[str, float]]) 
         KeyError: the table lacks a score.
     """
     recipe, about = facts.recipe, facts.recipe.adapter
-    method = (
-        f"LoRA, rank {recipe.lora.rank}, alpha {recipe.lora.alpha}, on {', '.join(recipe.lora.target_modules)}"
-        if isinstance(recipe, LoraRecipe)
-        else f"prompt tuning, {recipe.prompt.num_virtual_tokens} virtual tokens"
-    )
-    command = "lora" if isinstance(recipe, LoraRecipe) else "prompt"
     names = {"adapter": f"**{about.name}**", "base": "the base, same prompt", "lead-3": "LEAD-3 (first three lines)"}
     return f"""# {about.name}
 
 {about.description}
 
-- Base: `{recipe.base.rsplit("/", 1)[-1]}` · method: {method}
+- Base: `{recipe.base.rsplit("/", 1)[-1]}` · method: {facts.about}; {facts.num_trainable:,} parameters trained
+- What it is for: {facts.next_step}
 - Licence of these weights: **{about.licence}**
-- Data: {about.data_title} ({about.data_licence}); {facts.num_train:,} dialogues of its training split, \
+- Data: {about.data_title} ({about.data_licence}); {facts.num_train:,} pairs of its training split, \
 {recipe.data.held_out_percent:g} % of that split held out to choose the checkpoint
-- Made by `medley train {command} --config training/configs/{about.name}.yaml`, seed {recipe.loop.seed}, \
-{facts.num_steps:,} steps, {facts.num_tokens / 1e6:.1f} M tokens, {facts.elapsed_s / 60:.0f} min on \
-{_hardware(recipe.loop.num_threads)}
+- Made by `medley train {method_name(recipe.method)} --config training/configs/{about.name}.yaml`, \
+seed {recipe.loop.seed}, {facts.num_steps:,} steps, {facts.num_tokens / 1e6:.1f} M tokens, \
+{facts.elapsed_s / 60:.0f} min on {_hardware(recipe.loop.num_threads)}
 
 Prompt template:
 

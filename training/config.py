@@ -9,15 +9,18 @@ import dataclasses
 import hashlib
 import json
 import typing
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import yaml
 
 from training.errors import TrainingConfigError
 
 RecipeT = TypeVar("RecipeT")
+MethodT = TypeVar("MethodT")
+_ABOUT_RECORDS = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,30 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long, how fast and how often: everything the training loop itself needs."""
+    """How long, how fast and how often: everything the training loop itself needs.
+
+    Attributes:
+        seed: Of data order, initial values and dropout.
+        max_steps: Updates.
+        learning_rate: Peak of the schedule; a share of each tensor's own size where updates are relative.
+        warmup_steps: Steps of the linear rise.
+        cooldown_share: Share of the steps in which the rate falls to a hundredth.
+        weight_decay: Decoupled, per unit of learning rate.
+        betas: Decay of the two moments.
+        relative_updates: Scale each tensor's update by its own size.
+        update_clip: Largest root mean square of a tensor's update before it is scaled; 0 for plain AdamW.
+        max_grad_norm: Largest norm of the whole gradient; 0 for no limit.
+        paged_optimizer: Keep the moments where they can be paged out of GPU memory (bitsandbytes; CUDA only).
+        accumulation: Pieces a batch is worked through in, one after another: less memory, the same gradient.
+        bfloat16: Compute in bfloat16; updates are made in float32 all the same.
+        num_threads: Threads on a CPU.
+        log_every: Steps between lines of the log.
+        evaluate_every: Steps between evaluations.
+        checkpoint_every: Steps between checkpoints.
+        keep_checkpoints: Checkpoints that stay on disk, the latest ones.
+        tensorboard: Write the log for TensorBoard, too.
+        mlflow: Tracking URI of an MLflow server or folder; empty for none.
+    """
 
     seed: int = 13
     max_steps: int = 1000
@@ -42,12 +68,20 @@ class LoopConfig:
     warmup_steps: int = 100
     cooldown_share: float = 0.25
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.98)
     relative_updates: bool = True
+    update_clip: float = 1.0
+    max_grad_norm: float = 0.0
+    paged_optimizer: bool = False
+    accumulation: int = 1
     bfloat16: bool = True
     num_threads: int = 2
     log_every: int = 20
     evaluate_every: int = 500
     checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    tensorboard: bool = True
+    mlflow: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,42 +127,22 @@ class AdapterIdentity:
 
 
 @dataclass(frozen=True)
-class LoraShape:
-    """LoRA's own numbers; `target_modules` are suffixes of the base's linear layers."""
+class AdapterRecipe(Generic[MethodT]):
+    """`medley train METHOD`: what is trained, on what, and how; the method's own section is named after it.
 
-    rank: int = 32
-    alpha: int = 64
-    target_modules: tuple[str, ...] = ("q", "k", "v", "o", "wi_0", "wi_1", "wo")
-
-
-@dataclass(frozen=True)
-class LoraRecipe:
-    """`medley train lora`."""
-
-    adapter: AdapterIdentity
-    data: AdapterData
-    loop: LoopConfig
-    lora: LoraShape = field(default_factory=LoraShape)
-    base: str = "adapters/library/medley-mini"
-    batch_tokens: int = 8_000
-
-
-@dataclass(frozen=True)
-class PromptShape:
-    """Prompt tuning's own numbers; the rows start as the embeddings of `init_text`, repeated as needed."""
-
-    num_virtual_tokens: int = 20
-    init_text: str = "Summarize what both speakers say, want and decide, in the third person."
-
-
-@dataclass(frozen=True)
-class PromptRecipe:
-    """`medley train prompt`."""
+    Attributes:
+        adapter: What manifest and card say.
+        data: What it learns from.
+        loop: How long, how fast, how often.
+        method: The method's section, one of ``training.methods``.
+        base: Folder of the base, or the hub id of one.
+        batch_tokens: Padded tokens a step, source and target together.
+    """
 
     adapter: AdapterIdentity
     data: AdapterData
     loop: LoopConfig
-    prompt: PromptShape = field(default_factory=PromptShape)
+    method: MethodT
     base: str = "adapters/library/medley-mini"
     batch_tokens: int = 8_000
 
@@ -139,22 +153,80 @@ def load_recipe(kind: type[RecipeT], path: Path, overrides: list[str] | None = N
     Raises:
         TrainingConfigError: unreadable file, unknown key, or a value of the wrong kind.
     """
+    return typing.cast(RecipeT, _build(kind, _overridden(_read(path), overrides or []), path.name))
+
+
+def load_adapter_recipe(
+    name: str,
+    methods: Mapping[str, type[MethodT]],
+    path: Path,
+    overrides: list[str] | None = None,
+) -> AdapterRecipe[MethodT]:
+    """Read the recipe of a method; its section is `name`, and one of another method is an error.
+
+    A file that says `extends: OTHER.yaml` takes over the keys of that file, beside it, but for other methods' sections.
+
+    Args:
+        name: the method.
+        methods: every method's section.
+        path: the recipe file.
+        overrides: `a.b=value` each.
+
+    Raises:
+        TrainingConfigError: unreadable file, unknown key, or a value of the wrong kind.
+    """
+    values = _overridden(_read(path, not_inherited=set(methods) - {name}), overrides or [])
+    others = sorted(values.keys() & (methods.keys() - {name}))
+    if others:
+        raise TrainingConfigError(f"{path.name}: has a section {others[0]!r}; train it by `medley train {others[0]}`")
+    method = _build(methods[name], values.pop(name, {}), f"{path.name}.{name}")
+    if "method" in values:
+        raise TrainingConfigError(f"{path.name}: unknown key 'method'; the section is called {name!r}")
+    return typing.cast("AdapterRecipe[MethodT]", _build(AdapterRecipe, values | {"method": method}, path.name))
+
+
+def _read(path: Path, not_inherited: Set[str] = frozenset(), above: tuple[Path, ...] = ()) -> dict[str, object]:
+    """Read a recipe file over the one it extends; `above` are the files that led here."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainingConfigError(f"cannot read recipe {path}: {error}") from error
-    for override in overrides or []:
+    if not isinstance(values, dict):
+        raise TrainingConfigError(f"{path.name}: expected a mapping, got {values!r}")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str) or path.resolve() in above:
+        raise TrainingConfigError(f"{path.name}: extends names another recipe file, not {parent!r}")
+    inherited = _read(path.parent / parent, not_inherited, (*above, path.resolve()))
+    return _merged({key: value for key, value in inherited.items() if key not in not_inherited}, values)
+
+
+def _merged(below: dict[str, object], above: dict[str, object]) -> dict[str, object]:
+    merged = below | above
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            merged[key] = _merged(typing.cast("dict[str, object]", below[key]), value)
+    return merged
+
+
+def _overridden(values: dict[str, object], overrides: list[str]) -> dict[str, object]:
+    for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise TrainingConfigError(f"an override has the form a.b=value, not {override!r}")
         *parents, last = key.strip().split(".")
         target = values
         for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
+            below = target.setdefault(parent, {})
+            if not isinstance(below, dict):
                 raise TrainingConfigError(f"{override!r}: {parent} has no keys")
-        target[last] = yaml.safe_load(text)
-    return typing.cast(RecipeT, _build(kind, values, path.name))
+            target = below
+        try:
+            target[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise TrainingConfigError(f"{override!r}: the value is not YAML") from error
+    return values
 
 
 def fingerprint(recipe: object, *, without: tuple[str, ...] = ("max_steps", "cooldown_share", "num_threads")) -> str:
@@ -164,13 +236,16 @@ def fingerprint(recipe: object, *, without: tuple[str, ...] = ("max_steps", "coo
         Nothing.
     """
     values = dataclasses.asdict(recipe)  # type: ignore[call-overload]
-    for key in (*without, "log_every", "evaluate_every", "checkpoint_every"):
+    values["kind"] = type(getattr(recipe, "method", recipe)).__name__
+    for key in (*without, *_ABOUT_RECORDS):
         values.get("loop", {}).pop(key, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _build(kind: object, value: object, where: str) -> object:
     """Turn plain YAML values into `kind`, checking every key and type on the way."""
+    if isinstance(kind, TypeVar):
+        return value
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _build_dataclass(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)

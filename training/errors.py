@@ -17,3 +17,11 @@ class TrainingConfigError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A checkpoint is missing, incomplete or belongs to another run."""
+
+
+class TrainingRunError(TrainingError):
+    """A run cannot go on: its loss is no number, or memory has run out."""
+
+
+class PushError(TrainingError):
+    """A finished adapter could not be uploaded, or is not of a kind that a server takes."""

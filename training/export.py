@@ -12,24 +12,18 @@ from pathlib import Path
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import GenerationConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from adapters.manifest import MANIFEST_FILE, AdapterManifest
 
 
-def export_model(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def export_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Save a bfloat16 copy of the model, its generation defaults and its tokenizer.
 
     Raises:
         OSError: the folder cannot be written.
     """
     exported = copy.deepcopy(model).to(torch.bfloat16).eval()
-    exported.generation_config = GenerationConfig(
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-        max_new_tokens=64,
-    )
     exported.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -43,7 +37,7 @@ def export_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = get_peft_model_state_dict(model)
     save_file(
-        {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in tensors.items()},
+        {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()},
         folder / "adapter_model.safetensors",
         metadata={"format": "pt"},
     )

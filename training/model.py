@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 from training.config import ModelShape
@@ -31,13 +31,13 @@ class _RmsNorm(torch.autograd.Function):
         return unit_BLD * weight_D
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_BLD: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: FunctionCtx, grad_BLD: Tensor) -> tuple[Tensor, Tensor | None, None]:
         """Dx = (g w - u mean(g w u)) / rms(x), with u the unit vector; dw = sum(g u)."""
         unit_BLD, inverse_BL1, weight_D = ctx.saved_tensors
         product_BLD = grad_BLD * unit_BLD
         mean_BL1 = (product_BLD @ weight_D).unsqueeze(-1).div_(grad_BLD.shape[-1])
         grad_x_BLD = (grad_BLD * weight_D).addcmul_(unit_BLD, mean_BL1, value=-1.0).mul_(inverse_BL1)
-        return grad_x_BLD, product_BLD.flatten(0, -2).sum(0), None
+        return grad_x_BLD, product_BLD.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
 
 
 class _FastRmsNorm(torch.nn.Module):
@@ -90,4 +90,11 @@ def build_model(shape: ModelShape, tokenizer: PreTrainedTokenizerFast, seed: int
         decoder_start_token_id=tokenizer.pad_token_id,
     )
     config._attn_implementation = "eager"
-    return T5ForConditionalGeneration(config).train()
+    model = T5ForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        max_new_tokens=64,
+    )
+    return model.train()

@@ -1,7 +1,7 @@
-"""AdamW whose update to each tensor is scaled by that tensor's own size, and the learning-rate schedule.
+"""AdamW, plain or with updates scaled by each tensor's own size, in memory or paged; and the learning-rate schedule.
 
 Plain AdamW hardly trains a T5 from scratch: its embeddings start near 1 and its projections near 0.06, so one step
-size cannot suit both. Here the learning rate is relative: 0.01 moves each tensor by about one per cent of its size.
+size cannot suit both. There the learning rate is relative: 0.01 moves each tensor by about one per cent of its size.
 
 Source: the relative step and update clipping of Adafactor, Shazeer & Stern 2018, arXiv:1804.04235, sections 6 and 8.
 """
@@ -10,11 +10,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from training.errors import TrainingConfigError
+
 MIN_RMS = 1e-3
+
+
+class Optimizer(Protocol):
+    """What the loop needs of an optimiser: float32 masters of the parameters, updates, and a state to keep."""
+
+    masters: dict[str, Tensor]
+
+    def step(self, gradients: Mapping[str, Tensor | None], learning_rate: float) -> None:
+        """Apply one update; a parameter without a gradient stays as it is."""
+
+    def write_back(self) -> None:
+        """Copy the masters into the model's parameters."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments under `first.` and `second.` names."""
+
+    def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
+        """Take over the moments of :meth:`state` and the step count that belongs to them."""
 
 
 class RelativeAdamW:
@@ -33,7 +54,7 @@ class RelativeAdamW:
         relative: bool = True,
         clip: float = 1.0,
     ) -> None:
-        """Take the trainable parameters by name; `relative=False` gives AdamW with clipped updates.
+        """Take the trainable parameters by name; `relative=False` and `clip=0` together give plain AdamW.
 
         Raises:
             Nothing.
@@ -66,7 +87,7 @@ class RelativeAdamW:
         updates = torch._foreach_div(first, denominators)
         torch._foreach_mul_(updates, correction)
         for param, update in zip(params, updates, strict=True):
-            scale = learning_rate / max(1.0, _rms(update) / self.clip)
+            scale = learning_rate / max(1.0, _rms(update) / self.clip) if self.clip else learning_rate
             if self.relative:
                 scale *= max(MIN_RMS, _rms(param))
             if self.weight_decay:
@@ -102,6 +123,85 @@ class RelativeAdamW:
         for kind in ("first", "second"):
             for name, tensor in getattr(self, kind).items():
                 tensor.copy_(state[f"{kind}.{name}"])
+
+
+class PagedAdamW:
+    """Plain AdamW of bitsandbytes, whose moments the driver moves to main memory when the GPU has no room. CUDA only.
+
+    Source: Dettmers et al. 2023, arXiv:2305.14314, section 3 (paged optimizers).
+    """
+
+    def __init__(
+        self, named_parameters: Iterable[tuple[str, Tensor]], betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        """Take the trainable parameters by name.
+
+        Raises:
+            TrainingConfigError: bitsandbytes is not installed.
+        """
+        try:
+            from bitsandbytes.optim import PagedAdamW32bit
+        except ImportError as error:
+            raise TrainingConfigError(
+                "loop.paged_optimizer needs bitsandbytes: pip install 'medley[quantization]'"
+            ) from error
+        self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        self.masters: dict[str, Tensor] = {
+            name: torch.nn.Parameter(p.detach().float().clone()) for name, p in self.parameters.items()
+        }
+        self._adamw = PagedAdamW32bit(self.masters.values(), betas=betas, weight_decay=weight_decay)
+
+    @torch.no_grad()
+    def step(self, gradients: Mapping[str, Tensor | None], learning_rate: float) -> None:
+        """Apply one update; a parameter without a gradient stays as it is.
+
+        Raises:
+            Nothing.
+        """
+        for name, gradient in gradients.items():
+            self.masters[name].grad = None if gradient is None else gradient.float()
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        self.write_back()
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Copy the float32 masters into the model's parameters.
+
+        Raises:
+            Nothing.
+        """
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.masters[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments under `first.` and `second.` names; none before the first step.
+
+        Raises:
+            Nothing.
+        """
+        moments = {}
+        for name, master in self.masters.items():
+            for kind, key in _PAGED_MOMENTS.items():
+                if key in self._adamw.state[master]:
+                    moments[f"{kind}.{name}"] = self._adamw.state[master][key].cpu()
+        return moments
+
+    def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
+        """Take over the moments of :meth:`state` and the step count that belongs to them.
+
+        Raises:
+            KeyError: a moment is missing.
+        """
+        for index, (name, master) in enumerate(self.masters.items()):
+            self._adamw.init_state(self._adamw.param_groups[0], master, 0, index)
+            for kind, key in _PAGED_MOMENTS.items():
+                self._adamw.state[master][key].copy_(state[f"{kind}.{name}"])
+            self._adamw.state[master]["step"] = step_count
+
+
+_PAGED_MOMENTS = {"first": "state1", "second": "state2"}
 
 
 def _rms(tensor: Tensor) -> float:

@@ -1,86 +1,137 @@
-"""What LoRA and prompt tuning share: load the base, train what PEFT left trainable, keep the best, measure, publish.
+"""What all methods share: read the data, train what a method left trainable, keep the best, measure, publish.
 
-It does not know which PEFT method it trains.
+It does not know which method it trains; a method hands it a :class:`Prepared` model.
 """
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
-from adapters.base_spec import read_base_spec
-from adapters.manifest import AdapterKind, AdapterManifest
 from adapters.scoring import RougeScorer
-from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, length_batches
+from training.base_model import Base, load_base
+from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, Pair, collate, collate_causal, length_batches
 from training.card import AdapterFacts, adapter_card
-from training.config import LoraRecipe, PromptRecipe, fingerprint
+from training.checkpoint import RunFolder
+from training.config import AdapterRecipe, fingerprint
 from training.curve import draw_loss_curve
-from training.data.adaptation import Case, load_splits, training_pairs
-from training.evaluate import Generates, generate_texts, lead_3
-from training.export import export_adapter, write_manifest
-from training.loop import RunFolder, Trainer
+from training.data.adaptation import AdaptationSplits, Case, load_splits
+from training.evaluate import generate_texts, lead_3
+from training.loop import Penalty, Trainer
+from training.methods import Method, MultitaskMethod
 from training.model import speed_up
+from training.objective import causal_logits, seq2seq_logits
+from training.recipes.forms import Form, next_step
 
 SCORES = ("rouge1", "rouge2", "rougeL")
 
 
 @dataclass(frozen=True)
 class RunPlaces:
-    """Folders of one adapter run: the corpora, scratch (checkpoints and log), and where the adapter goes."""
+    """Folders of one run: the corpora, scratch (checkpoints and log), and where the result goes."""
 
     data: Path
     run: Path
     out: Path
 
 
-def load_base(folder: Path) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerFast]:
-    """Return the frozen base in float32, and its tokenizer.
+@dataclass(frozen=True)
+class Prepared:
+    """What a method makes of a base.
+
+    Attributes:
+        base: The base, for its tokenizer, kind and place.
+        model: What is run; only what is to be trained requires a gradient.
+        form: How the result is kept.
+        about: What the card says the method is, in a few words.
+    """
+
+    base: Base
+    model: torch.nn.Module
+    form: Form
+    about: str
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What a run learns from, one list of pairs a task, and what it is measured on."""
+
+    train: list[list[Pair]]
+    held_out: list[Case]
+    validation: list[Case]
+
+    def epoch(self, number: int, cap: int, seed: int) -> list[Pair]:
+        """Return the pairs of one epoch: of each task all, or `cap` of them drawn anew each time.
+
+        A task's rate in the mixture is thus min(its size, cap) over the sum of those.
+
+        Source: examples-proportional mixing with a cap, Raffel et al. 2020, arXiv:1910.10683, section 3.5.2.
+
+        Raises:
+            Nothing.
+        """
+        rng = random.Random(f"{seed}/{number}")  # noqa: S311 - not for secrets
+        drawn = (pairs if len(pairs) <= cap else rng.sample(pairs, cap) for pairs in self.train)
+        return [pair for pairs in drawn for pair in pairs]
+
+
+def load_tasks(recipe: AdapterRecipe[Method], base: Base, data_dir: Path) -> Tasks:
+    """Read the data of a run; a multi-task run is chosen and measured by the recipe's own data.
 
     Raises:
-        OSError: no model in `folder`.
+        TrainingDataError: a data set is missing or too small.
+        TrainingConfigError: a data set is asked for something it does not have.
+        PromptTemplateError: a bad template.
     """
-    model = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    return model.requires_grad_(requires_grad=False), PreTrainedTokenizerFast.from_pretrained(folder)
+    own = load_splits(recipe.data, recipe.adapter.prompt_template, data_dir)
+    others: list[AdaptationSplits] = []
+    if isinstance(recipe.method, MultitaskMethod):
+        others = [load_splits(task.data, task.prompt_template, data_dir) for task in recipe.method.tasks]
+    train = [base.pairs(splits.train) for splits in (own, *others)]
+    return Tasks(train, own.held_out, own.validation)
 
 
 def fit(
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerFast,
-    recipe: LoraRecipe | PromptRecipe,
+    recipe: AdapterRecipe[Method],
+    prepared: Prepared,
     places: RunPlaces,
     *,
-    kind: AdapterKind,
     resume: bool,
+    from_step: int | None = None,
+    penalty: Penalty | None = None,
 ) -> None:
-    """Train `model`'s adapter, publish its best state to `places.out`, measured, with manifest and card.
+    """Train what `prepared` left trainable; publish its best state to `places.out`, measured, with manifest and card.
+
+    Args:
+        recipe: what to train on, and how.
+        prepared: by the method.
+        places: folders of the run.
+        resume: go on from a checkpoint of the run folder.
+        from_step: which one; None for the latest.
+        penalty: a term beside the cross-entropy, or None.
 
     Raises:
-        TrainingError: missing data, or a checkpoint of another run.
+        TrainingError: missing data, a checkpoint of another run, no finite loss, no memory.
     """
-    splits = load_splits(recipe.data, recipe.adapter.prompt_template, places.data)
-    pairs = training_pairs(splits.train, tokenizer)
+    base, model, form = prepared.base, prepared.model, prepared.form
+    tasks = load_tasks(recipe, base, places.data)
     scorer = RougeScorer()
     speed_up(model)
-    best = places.run / "best"
+    cap = recipe.method.cap if isinstance(recipe.method, MultitaskMethod) else max(map(len, tasks.train))
 
     def batches(epoch: int) -> Iterator[Batch]:
         limits, seed = (MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS), f"{recipe.loop.seed}/{epoch}"
-        return length_batches(pairs, recipe.batch_tokens, limits, tokenizer.pad_token_id, seed)
+        join = collate if base.is_encoder_decoder else collate_causal
+        pairs = tasks.epoch(epoch, cap, recipe.loop.seed)
+        return length_batches(pairs, recipe.batch_tokens, limits, base.tokenizer.pad_token_id, seed, join=join)
 
     def evaluate(_step: int) -> dict[str, float]:
-        return measure(model, tokenizer, splits.held_out, recipe.data.max_new_tokens, scorer)
-
-    def keep(_step: int, figures: dict[str, float]) -> float:
-        total = sum(figures.values())
-        if total > trainer.state.best:
-            export_adapter(model, best, Path(recipe.base).name)
-        return total
+        return measure(replace(base, model=model), tasks.held_out, recipe.data.max_new_tokens, scorer)
 
     trainer = Trainer(
         model=model,
@@ -88,43 +139,49 @@ def fit(
         batches=batches,
         folder=RunFolder(places.run),
         fingerprint=fingerprint(recipe),
+        objective=seq2seq_logits if base.is_encoder_decoder else causal_logits,
+        penalty=penalty,
         evaluate=evaluate,
-        keep=keep,
+        score=lambda figures: sum(figures.values()),
+        export=lambda folder: form.save(model, folder),
+        title=recipe.adapter.name,
     )
     if resume:
-        trainer.resume()
+        trainer.resume(from_step)
     state = trainer.run()
-    shutil.copytree(best, places.out, dirs_exist_ok=True)
-    table = compare(Path(recipe.base), places.out, recipe, splits.validation, scorer)
-    write_manifest(_manifest(recipe, kind, table["adapter"]), places.out)
+    shutil.copytree(trainer.folder.best(state.best_step), places.out, dirs_exist_ok=True)
+    table = compare(recipe, form, places.out, tasks.validation, scorer)
+    form.label(recipe.adapter, table["adapter"], places.out)
     facts = AdapterFacts(
-        recipe, len(splits.train), len(splits.validation), state.step, state.num_tokens, state.elapsed_s
+        recipe=recipe,
+        about=prepared.about,
+        next_step=next_step(form, recipe.adapter, Path("FOLDER")),
+        num_trainable=sum(parameter.numel() for parameter in trainer.trainable.values()),
+        num_train=sum(map(len, tasks.train)),
+        num_validation=len(tasks.validation),
+        num_steps=state.step,
+        num_tokens=state.num_tokens,
+        elapsed_s=state.elapsed_s,
     )
     (places.out / "card.md").write_text(adapter_card(facts, table), encoding="utf-8")
     draw_loss_curve(trainer.folder.log, places.run / "loss.png", recipe.adapter.name)
 
 
-def measure(
-    model: Generates,
-    tokenizer: PreTrainedTokenizerFast,
-    cases: Sequence[Case],
-    max_new_tokens: int,
-    scorer: RougeScorer,
-) -> dict[str, float]:
-    """Return ROUGE-1/2/L (percent) of the model's greedy answers to `cases`.
+def measure(base: Base, cases: Sequence[Case], max_new_tokens: int, scorer: RougeScorer) -> dict[str, float]:
+    """Return ROUGE-1/2/L (percent) of a model's greedy answers to `cases`.
 
     Raises:
         ValueError: no cases.
     """
-    answers = generate_texts(model, tokenizer, [case.prompt for case in cases], max_new_tokens)
+    answers = generate_texts(base.model, base.tokenizer, [case.prompt for case in cases], max_new_tokens)
     scores = scorer.score_corpus(answers, [case.references for case in cases])
     return {name: round(scores[name], 2) for name in SCORES}
 
 
 def compare(
-    base: Path, adapter: Path, recipe: LoraRecipe | PromptRecipe, cases: Sequence[Case], scorer: RougeScorer
+    recipe: AdapterRecipe[Method], form: Form, result: Path, cases: Sequence[Case], scorer: RougeScorer
 ) -> dict[str, dict[str, float]]:
-    """Measure the published adapter, the base alone with the same prompts, and LEAD-3, on the same cases.
+    """Measure the published result, the base alone with the same prompts, and LEAD-3, on the same cases.
 
     The files are loaded afresh, in float32, as the server would serve them.
 
@@ -132,28 +189,8 @@ def compare(
         OSError: a folder does not hold what it should.
     """
     leads = scorer.score_corpus([lead_3(case.dialogue) for case in cases], [case.references for case in cases])
-    model, tokenizer = load_base(base)
+    base = load_base(recipe.base)
     length = recipe.data.max_new_tokens
-    plain = measure(model, tokenizer, cases, length, scorer)
-    adapted = measure(PeftModel.from_pretrained(model, adapter).eval(), tokenizer, cases, length, scorer)
+    plain = measure(base, cases, length, scorer)
+    adapted = measure(replace(base, model=form.load(base, result)), cases, length, scorer)
     return {"adapter": adapted, "base": plain, "lead-3": {name: round(leads[name], 2) for name in SCORES}}
-
-
-def _manifest(recipe: LoraRecipe | PromptRecipe, kind: AdapterKind, scores: dict[str, float]) -> AdapterManifest:
-    spec = read_base_spec(Path(recipe.base))
-    lora = recipe.lora if isinstance(recipe, LoraRecipe) else None
-    return AdapterManifest(
-        name=recipe.adapter.name,
-        kind=kind,
-        base_model=spec.model_id,
-        base_fingerprint=spec.fingerprint,
-        base_weights_digest=spec.weights_digest or "",
-        prompt_template=recipe.adapter.prompt_template,
-        rank=lora.rank if lora else 0,
-        target_modules=lora.target_modules if lora else (),
-        num_virtual_tokens=0 if isinstance(recipe, LoraRecipe) else recipe.prompt.num_virtual_tokens,
-        task=recipe.adapter.task,
-        licence=recipe.adapter.licence,
-        description=recipe.adapter.description,
-        scores=scores,
-    )

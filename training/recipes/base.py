@@ -16,13 +16,14 @@ from transformers import PreTrainedTokenizerFast
 from adapters.prompting import DEFAULT_TEMPLATE
 from training.batch import Batch, Pair, collate, length_batches
 from training.card import BaseFacts, base_card
+from training.checkpoint import RunFolder
 from training.config import BaseRecipe, fingerprint
 from training.curve import draw_loss_curve
 from training.data.mixture import Corpora, Mixture, load_corpora, tokenizer_texts
 from training.data.shards import load_shard, make_shard, save_shard
 from training.data.tokenizer import train_tokenizer
 from training.export import export_model, write_base_manifest
-from training.loop import RunFolder, Trainer, seed_everything
+from training.loop import Trainer, seed_everything
 from training.model import build_model, speed_up
 
 _PROBES = ("copy", "reported_summary", "crd3_summary", "tweetsumm")
@@ -60,7 +61,9 @@ class ShardCache:
         )
 
 
-def train_base(recipe: BaseRecipe, data_dir: Path, run_dir: Path, out_dir: Path, *, resume: bool) -> None:
+def train_base(
+    recipe: BaseRecipe, data_dir: Path, run_dir: Path, out_dir: Path, *, resume: bool, from_step: int | None = None
+) -> None:
     """Pre-train the base and publish it to `out_dir`, with its card.
 
     Args:
@@ -68,7 +71,8 @@ def train_base(recipe: BaseRecipe, data_dir: Path, run_dir: Path, out_dir: Path,
         data_dir: folder of the corpora.
         run_dir: checkpoints, shard cache, log; may be deleted afterwards.
         out_dir: receives the finished model folder.
-        resume: go on from the run folder's checkpoint.
+        resume: go on from a checkpoint of the run folder.
+        from_step: which one; None for the latest.
 
     Raises:
         TrainingError: missing data, or a checkpoint of another run.
@@ -93,9 +97,10 @@ def train_base(recipe: BaseRecipe, data_dir: Path, run_dir: Path, out_dir: Path,
         folder=folder,
         fingerprint=fingerprint(recipe),
         evaluate=evaluate,
+        title=recipe.name,
     )
     if resume:
-        trainer.resume()
+        trainer.resume(from_step)
     state = trainer.run()
     export_model(model, tokenizer, out_dir)
     write_base_manifest(recipe.name, DEFAULT_TEMPLATE, out_dir)
@@ -137,7 +142,8 @@ def probe(model: torch.nn.Module, name: str, batch: Batch) -> dict[str, float]:
     Raises:
         Nothing.
     """
-    ids, mask, labels = (torch.from_numpy(a) for a in (batch.input_ids, batch.attention_mask, batch.labels))
+    arrays = (batch.input_ids, batch.attention_mask, batch.labels)
+    ids, mask, labels = (torch.from_numpy(a).to(model.device) for a in arrays)
     output = model(input_ids=ids, attention_mask=mask, labels=labels)
     exchanged = model(input_ids=ids.roll(1, 0), attention_mask=mask.roll(1, 0), labels=labels)
     real = labels >= 0

@@ -1,50 +1,73 @@
-"""`medley train prompt`: a few learned embeddings in front of the encoder's input; nothing else changes.
+"""`medley train prompt`: a few learned embeddings in front of the text; nothing else changes.
 
 Source: Lester et al. 2021, arXiv:2104.08691, as PEFT implements it.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
-from transformers import PreTrainedTokenizerFast
+from peft import PromptTuningConfig, get_peft_model
+from torch import Tensor
 
-from adapters.manifest import AdapterKind
-from training.config import PromptRecipe
-from training.loop import seed_everything
-from training.recipes.adaptation import RunPlaces, fit, load_base
+from training.base_model import Base, load_base
+from training.config import AdapterRecipe
+from training.methods import PromptMethod
+from training.recipes.adaptation import Prepared
+from training.recipes.forms import PeftForm
+
+# Tokens of a vocabulary stand by how common they are; the paper draws from as many.
+_NUM_COMMON_TOKENS = 5000
 
 
-def train_prompt(recipe: PromptRecipe, places: RunPlaces, *, resume: bool) -> None:
-    """Train a soft prompt and publish it to `places.out`.
+def prepare_prompt(recipe: AdapterRecipe[PromptMethod]) -> Prepared:
+    """Put a soft prompt before the base.
 
     Raises:
-        TrainingError: missing data, or a checkpoint of another run.
-        OSError: no base model where the recipe says.
+        TrainingConfigError: no such base.
     """
-    seed_everything(recipe.loop.seed)
-    base, tokenizer = load_base(Path(recipe.base))
+    base, method = load_base(recipe.base), recipe.method
     config = PromptTuningConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM,
-        num_virtual_tokens=recipe.prompt.num_virtual_tokens,
-        token_dim=base.config.d_model,
+        task_type=base.task_type,
+        num_virtual_tokens=method.num_virtual_tokens,
+        token_dim=base.width,
+        # PEFT would keep a second set of rows for the decoder of an encoder-decoder, and never read it.
+        num_transformer_submodules=1,
     )
-    model = get_peft_model(base, config)
-    start_from_words(model, tokenizer, recipe.prompt.init_text)
-    fit(model, tokenizer, recipe, places, kind=AdapterKind.PROMPT, resume=resume)
+    model = get_peft_model(base.model, config)
+    if method.init != "random":
+        with torch.no_grad():
+            model.prompt_encoder["default"].embedding.weight.copy_(first_rows(base, method))
+    about = f"prompt tuning, {method.num_virtual_tokens} virtual tokens, begun as {method.init}"
+    return Prepared(base, model, PeftForm(base), about)
 
 
-@torch.no_grad()
-def start_from_words(model: PeftModel, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-    """Set the soft prompt's rows to the embeddings of `text`'s tokens, repeated until every row is set.
+def first_rows(base: Base, method: PromptMethod) -> Tensor:
+    """Return the rows [P, D] a soft prompt begins as: embeddings of the base's own vocabulary.
 
     Done here, not by PEFT's own text start, which would have to find the tokenizer by name.
 
     Raises:
         Nothing.
     """
-    rows = model.prompt_encoder["default"].embedding.weight
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
-    rows.copy_(model.get_base_model().shared.weight[ids.repeat(len(rows) // len(ids) + 1)[: len(rows)]])
+    table = base.model.get_input_embeddings().weight
+    wanted = method.num_virtual_tokens
+    if method.init == "text":
+        ids = torch.tensor(_ids(base, method.init_text))
+        return table[ids.repeat(wanted // len(ids) + 1)[:wanted]]
+    drawn = table[_common_tokens(base)[:wanted]]
+    labels = method.class_labels if method.init == "class-labels" else ()
+    for row, label in enumerate(labels):
+        # A label of several tokens gets their mean.
+        drawn[row] = table[_ids(base, label)].mean(dim=0)
+    return drawn
+
+
+def _common_tokens(base: Base) -> Tensor:
+    """Return the ids of the commonest ordinary tokens, in random order."""
+    special = set(base.tokenizer.all_special_ids)
+    ids = [token for token in range(len(base.tokenizer)) if token not in special][:_NUM_COMMON_TOKENS]
+    return torch.tensor(ids)[torch.randperm(len(ids))]
+
+
+def _ids(base: Base, text: str) -> list[int]:
+    return base.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -52,3 +52,19 @@ def tiny_data(tmp_path):
     with lzma.open(folder / "summaries" / "dialogsum.jsonl.xz", "wt", encoding="utf-8") as handle:
         handle.writelines(json.dumps(row) + "\n" for row in rows)
     return folder
+
+
+@pytest.fixture
+def tiny_llama(tmp_path, tiny_tokenizer):
+    """A folder with a random decoder-only base."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
+    config = LlamaConfig(vocab_size=len(tiny_tokenizer), **shape, **ids, num_key_value_heads=2)
+    folder = tmp_path / "tiny-llama"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder

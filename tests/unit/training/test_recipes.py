@@ -16,7 +16,7 @@ adapter: {name: tickets, task: summarization, licence: MIT, data_licence: MIT, d
   description: Sums up., prompt_template: "Sum up.\\n\\n{{ text }}", limits: Many.}
 data: {dataset: dialogsum, held_out_percent: 40.0, max_new_tokens: 5}
 loop: {max_steps: 6, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 3, checkpoint_every: 3, log_every: 1,
-  bfloat16: false, num_threads: 1}
+  bfloat16: false, num_threads: 1, tensorboard: false}
 batch_tokens: 300
 """
 
@@ -42,7 +42,7 @@ def test_train_lora_changes_only_lora_tensors(tmp_path, tiny_base, tiny_data):
     before = _hashes(tiny_base)
     out = _train("lora", tmp_path, tiny_base, tiny_data, "lora: {rank: 4, alpha: 8}")
     assert _hashes(tiny_base) == before
-    trained = load_file(tmp_path / "run" / "checkpoint" / "weights.safetensors")
+    trained = load_file(tmp_path / "run" / "checkpoints" / "step-000006" / "weights.safetensors")
     assert trained
     assert all("lora_A" in name or "lora_B" in name for name in trained)
     weights = read_adapter(out, read_base_spec(tiny_base), CodecLimits())
@@ -73,13 +73,13 @@ def test_train_prompt_trains_every_row_that_is_used(tmp_path, tiny_base, tiny_da
     out = _train("prompt", tmp_path, tiny_base, tiny_data, "prompt: {num_virtual_tokens: 5, init_text: book a table}")
     tensors = load_file(out / "adapter_model.safetensors")
     assert list(tensors) == ["prompt_embeddings"]
-    # PEFT keeps a second set of rows for encoder-decoder models and never uses it.
-    assert tensors["prompt_embeddings"].shape == (10, 32)
+    # PEFT would keep a second set of rows for encoder-decoder models and never use it.
+    assert tensors["prompt_embeddings"].shape == (5, 32)
     table = load_file(tiny_base / "model.safetensors")["shared.weight"]
     ids = PreTrainedTokenizerFast.from_pretrained(tiny_base)("book a table", add_special_tokens=False)["input_ids"]
-    start = table[torch.tensor((ids * 10)[:10])]
+    start = table[torch.tensor((ids * 5)[:5])]
     moved = (tensors["prompt_embeddings"].float() - start.float()).abs().amax(dim=1) > 0
-    assert moved.tolist() == [True] * 5 + [False] * 5
+    assert moved.all()
     weights = read_adapter(out, read_base_spec(tiny_base), CodecLimits())
     assert weights.embeddings.shape == (5, 32)
 
@@ -92,20 +92,3 @@ def test_train_unknown_key_exits_with_one_line(tmp_path, tiny_base, tiny_data):
     result = CliRunner().invoke(app, ["lora", "--config", str(recipe), "--data", str(tiny_data)])
     assert result.exit_code != 0
     assert "unknown key 'ranks'" in result.output
-
-
-def test_start_from_words_sets_every_row(tiny_base):
-    import torch
-    from peft import PromptTuningConfig, TaskType, get_peft_model
-
-    from training.recipes.adaptation import load_base
-    from training.recipes.prompt import start_from_words
-
-    base, tokenizer = load_base(tiny_base)
-    config = PromptTuningConfig(task_type=TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=3, token_dim=32)
-    model = get_peft_model(base, config)
-    start_from_words(model, tokenizer, "a table")
-    rows = model.prompt_encoder["default"].embedding.weight
-    ids = tokenizer("a table", add_special_tokens=False)["input_ids"]
-    torch.testing.assert_close(rows[0], base.shared.weight[ids[0]])
-    assert rows[-1].abs().sum() > 0
