@@ -14,7 +14,7 @@ from training.errors import TrainingConfigError
 from training.studies.config import ForgettingConfig, MethodRun, StudyPlaces, Sweep
 from training.studies.ledger import Outcome, run_once
 from training.studies.report import Series, plot, table, write_report
-from training.studies.runs import load_task, prepare
+from training.studies.runs import load_task, make_learner
 from training.studies.sequence import (
     MITIGATIONS,
     NO_MITIGATION,
@@ -125,10 +125,10 @@ def _one_seed(
     }
 
     def learn(folder: Path) -> dict[str, object]:
-        prepared = prepare(one, seed)
-        tasks = [load_task(recipe, places.data, prepared.tokenizer, config.num_cases) for recipe in recipes]
+        learner = make_learner(one, seed)
+        tasks = [load_task(recipe, places.data, learner.base, config.num_cases) for recipe in recipes]
         learned, held_out = tasks[: len(config.tasks)], tasks[len(config.tasks) :]
-        matrix = learn_in_sequence(prepared, learned, held_out, restraint, folder)
+        matrix = learn_in_sequence(learner, learned, held_out, restraint, folder)
         return {"columns": [task.name for task in tasks], "matrix": matrix}
 
     return run_once(places.out / "runs" / f"{one.name}-{kind}-{seed}", settings, learn)

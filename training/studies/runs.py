@@ -17,27 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType, get_peft_model
+import yaml
 from rouge_score.rouge_scorer import RougeScorer
-from safetensors import safe_open
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from training.base_model import Base, load_base
 from training.batch import Pair
-from training.config import LoopConfig, LoraRecipe, PromptRecipe, load_recipe
-from training.data.adaptation import Case, load_splits, training_pairs
+from training.checkpoint import RunFolder
+from training.config import AdapterRecipe, LoopConfig, load_adapter_recipe
+from training.data.adaptation import Case
 from training.errors import TrainingConfigError, TrainingError
 from training.evaluate import generate_texts
-from training.loop import seed_everything
+from training.methods import METHODS, Method
 from training.model import speed_up
-from training.recipes.adaptation import RunPlaces, load_base
-from training.recipes.lora import train_lora
-from training.recipes.prompt import start_from_words, train_prompt
+from training.objective import Objective, causal_logits, seq2seq_logits
+from training.recipes.adaptation import RunPlaces, load_tasks
+from training.recipes.forms import BaseForm
+from training.recipes.train import prepare, train_adapter
 from training.studies.config import MethodRun
 
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 BASE_ONLY = "base"
-_RECIPES = {"lora": (LoraRecipe, train_lora), "prompt": (PromptRecipe, train_prompt)}
+# The base answers by a recipe for full fine-tuning, whose training is left out.
+_UNTRAINED = "full"
 _TIMED_CASES, _TIMED_TOKENS = 5, 32
 _RSS_PAGE_BYTES, _MAXRSS_BYTES = resource.getpagesize(), 1024
 
@@ -113,28 +115,29 @@ def train_here(request: RunRequest, folder: Path) -> dict[str, Any]:
     """Do a run in this process; its peak memory is only its own if nothing larger was done here before.
 
     Raises:
-        TrainingError: an unknown method, missing data, or a mistake in the recipe.
-        OSError: no base model where the recipe says.
+        TrainingError: an unknown method, missing data, a mistake in the recipe, or a run that came to a bad end.
     """
     before_bytes = _resident_bytes()
-    recipe, train = _recipe(request)
-    out = None
-    if train is not None:
-        out = folder / "result"
-        train(recipe, RunPlaces(Path(request.data), folder / "training", out), resume=False)
+    recipe = _recipe(request.run, request.seed)
+    base = load_base(recipe.base)
+    cost, kept = {"loss": None, "num_trainable": 0, "train_s": 0.0, "num_tokens": 0}, base.folder
+    num_total, model = base.model.num_parameters(), base.model.eval()
+    if request.run.method != BASE_ONLY:
+        kept = folder / "result"
+        places = RunPlaces(Path(request.data), folder / "training", kept)
+        trained = train_adapter(recipe, places, resume=False)
+        cost = _cost(trained.model, RunFolder(places.run))
+        num_total += 0 if isinstance(trained.form, BaseForm) else cost["num_trainable"]
+        model = trained.form.load(load_base(recipe.base), kept)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES - before_bytes
-    model, tokenizer = load_base(Path(recipe.base))
-    num_base = model.num_parameters()
-    cases = load_splits(recipe.data, recipe.adapter.prompt_template, Path(request.data)).validation[: request.num_cases]
-    answering = PeftModel.from_pretrained(model, out).eval() if out else model.eval()
-    answers = generate_texts(answering, tokenizer, [case.prompt for case in cases], recipe.data.max_new_tokens)
-    cost = _cost(folder / "training") if out else {"loss": None, "num_trainable": 0, "train_s": 0.0, "num_tokens": 0}
+    cases = load_tasks(recipe, base, Path(request.data)).validation[: request.num_cases]
+    answers = generate_texts(model, base.tokenizer, [case.prompt for case in cases], recipe.data.max_new_tokens)
     figures = RunFigures(
         scores=scores_of(answers, [case.references for case in cases]),
-        num_total=num_base + cost["num_trainable"],
+        num_total=num_total,
         peak_bytes=peak_bytes,
-        disk_bytes=sum(path.stat().st_size for path in (out or Path(recipe.base)).glob("*.safetensors")),
-        token_s=_seconds_a_token(answering, tokenizer, cases),
+        disk_bytes=sum(path.stat().st_size for path in kept.glob("*.safetensors")),
+        token_s=_seconds_a_token(model, base.tokenizer, cases),
         **cost,
     )
     return asdict(figures)
@@ -161,98 +164,72 @@ class Task:
     max_new_tokens: int
 
 
-def load_task(recipe: str, data: Path, tokenizer: PreTrainedTokenizerFast, num_cases: int) -> Task:
+def load_task(recipe: str, data: Path, base: Base, num_cases: int) -> Task:
     """Return the data of a recipe under its own prompt template.
 
     Raises:
         TrainingError: a bad recipe file, or missing data.
     """
-    kind = LoraRecipe if "lora:" in Path(recipe).read_text(encoding="utf-8") else PromptRecipe
-    loaded = load_recipe(kind, Path(recipe))
-    splits = load_splits(loaded.data, loaded.adapter.prompt_template, data)
-    pairs = training_pairs(splits.train, tokenizer)
-    return Task(loaded.adapter.name, pairs, splits.validation[:num_cases], loaded.data.max_new_tokens)
+    loaded = _recipe(MethodRun(recipe, _method_of(Path(recipe)), recipe), seed=0)
+    tasks = load_tasks(loaded, base, data)
+    return Task(loaded.adapter.name, tasks.train[0], tasks.validation[:num_cases], loaded.data.max_new_tokens)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Learner:
     """A base made ready to train by a method, with the settings of the method's recipe."""
 
+    base: Base
     model: torch.nn.Module
-    tokenizer: PreTrainedTokenizerFast
     loop: LoopConfig
     batch_tokens: int
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The base's own."""
+        return self.base.tokenizer
 
-def prepare(run: MethodRun, seed: int) -> Prepared:
+    @property
+    def objective(self) -> Objective:
+        """How a batch is run through this kind of base."""
+        return seq2seq_logits if self.base.is_encoder_decoder else causal_logits
+
+
+def make_learner(run: MethodRun, seed: int) -> Learner:
     """Return the base made ready to train by a method, for a study that trains it itself.
 
     Raises:
         TrainingError: an unknown method, or a mistake in the recipe.
-        OSError: no base model where the recipe says.
     """
-    seed_everything(seed)
-    kind = PromptRecipe if run.method == "prompt" else LoraRecipe
-    recipe = load_recipe(kind, Path(run.recipe), [*run.overrides, f"loop.seed={seed}"])
-    base, tokenizer = load_base(Path(recipe.base))
-    speed_up(base)
-    return Prepared(_wrapped(base, tokenizer, run.method, recipe), tokenizer, recipe.loop, recipe.batch_tokens)
+    recipe = _recipe(run, seed)
+    prepared = prepare(recipe)
+    speed_up(prepared.model)
+    return Learner(prepared.base, prepared.model, recipe.loop, recipe.batch_tokens)
 
 
-def logits_of(model: torch.nn.Module, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-    """Run a model on a batch's tensors as the loop does.
-
-    Raises:
-        Nothing.
-    """
-    inputs = model.prepare_decoder_input_ids_from_labels(labels)
-    return model(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits
+def _recipe(run: MethodRun, seed: int) -> AdapterRecipe[Method]:
+    method = _UNTRAINED if run.method == BASE_ONLY else run.method
+    if method not in METHODS:
+        raise TrainingConfigError(f"unknown method {run.method!r}; known: {', '.join((BASE_ONLY, *METHODS))}")
+    return load_adapter_recipe(method, METHODS, Path(run.recipe), [*run.overrides, f"loop.seed={seed}"])
 
 
-def _wrapped(
-    base: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, method: str, recipe: LoraRecipe | PromptRecipe
-) -> torch.nn.Module:
-    if method == "full":
-        return base.requires_grad_(requires_grad=True)
-    if isinstance(recipe, PromptRecipe):
-        shape = PromptTuningConfig(
-            task_type=TaskType.SEQ_2_SEQ_LM,
-            num_virtual_tokens=recipe.prompt.num_virtual_tokens,
-            token_dim=base.config.d_model,
-        )
-        model = get_peft_model(base, shape)
-        start_from_words(model, tokenizer, recipe.prompt.init_text)
-        return model
-    if method != "lora":
-        raise TrainingConfigError(f"forgetting is studied for full, lora and prompt, not for {method!r}")
-    shape = LoraConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM,
-        r=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,
-        target_modules=list(recipe.lora.target_modules),
-    )
-    return get_peft_model(base, shape)
+def _method_of(recipe: Path) -> str:
+    """Return the method whose section a recipe file has; full fine-tuning needs none."""
+    try:
+        keys = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise TrainingConfigError(f"cannot read recipe {recipe}: {error}") from error
+    return next((name for name in METHODS if name in keys), _UNTRAINED)
 
 
-def _recipe(request: RunRequest) -> tuple[Any, Any]:
-    run = request.run
-    if run.method == BASE_ONLY:
-        return load_recipe(LoraRecipe, Path(run.recipe), list(run.overrides)), None
-    if run.method not in _RECIPES:
-        raise TrainingConfigError(f"unknown method {run.method!r}; known: {', '.join((BASE_ONLY, *_RECIPES))}")
-    kind, train = _RECIPES[run.method]
-    return load_recipe(kind, Path(run.recipe), [*run.overrides, f"loop.seed={request.seed}"]), train
-
-
-def _cost(run: Path) -> dict[str, Any]:
+def _cost(model: torch.nn.Module, run: RunFolder) -> dict[str, Any]:
     """Read what training left: its state, its log, and what it trained."""
-    state = json.loads((run / "checkpoint" / "state.json").read_text(encoding="utf-8"))
-    records = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
-    with safe_open(run / "checkpoint" / "weights.safetensors", "pt") as weights:
-        sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - it is no dict
+    state = json.loads((run.checkpoint(run.checkpoint_steps()[-1]) / "state.json").read_text(encoding="utf-8"))
+    records = map(json.loads, run.log.read_text(encoding="utf-8").splitlines())
     return {
         "loss": [record["loss"] for record in records if "loss" in record][-1],
-        "num_trainable": sum(int(torch.Size(size).numel()) for size in sizes),
+        "num_trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "train_s": state["elapsed_s"],
         "num_tokens": state["num_tokens"],
     }

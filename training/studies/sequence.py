@@ -18,12 +18,13 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, Pair, collate, length_batches
+from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, Pair, collate, collate_causal, length_batches
+from training.checkpoint import RunFolder
 from training.errors import TrainingConfigError
 from training.evaluate import generate_texts
-from training.loop import BatchSource, Penalty, RunFolder, Trainer
+from training.loop import BatchSource, Penalty, Trainer
 from training.regularizers import ElasticWeights, KlToReference, L2ToStart, fisher_diagonal, start_of
-from training.studies.runs import Prepared, Task, logits_of, scores_of
+from training.studies.runs import Learner, Task, scores_of
 
 NO_MITIGATION = "none"
 MITIGATIONS = (NO_MITIGATION, "replay", "l2sp", "ewc", "kl")
@@ -59,7 +60,7 @@ class Past:
 
 
 def learn_in_sequence(
-    prepared: Prepared, tasks: Sequence[Task], held_out: Sequence[Task], restraint: Restraint, folder: Path
+    learner: Learner, tasks: Sequence[Task], held_out: Sequence[Task], restraint: Restraint, folder: Path
 ) -> list[list[float]]:
     """Return R: a row before any training and one after each task, a column a task, held-out ones last.
 
@@ -67,24 +68,25 @@ def learn_in_sequence(
 
     Raises:
         TrainingError: a task without a pair that fits a batch.
-        FloatingPointError: the loss is not finite.
+        TrainingRunError: the loss is not finite, or memory has run out.
     """
-    model, loop = prepared.model, prepared.loop
+    model, loop = learner.model, learner.loop
     model.to(torch.bfloat16 if loop.bfloat16 else torch.float32)
     measured = [*tasks, *held_out]
-    matrix, past = [_scores(prepared, measured)], Past()
+    matrix, past = [_scores(learner, measured)], Past()
     for number, task in enumerate(tasks):
         trainer = Trainer(
             model=model.train(),
             config=loop,
-            batches=_batches(task.pairs, past, restraint, prepared),
+            batches=_batches(task.pairs, past, restraint, learner),
             folder=RunFolder(folder / f"{number}-{task.name}"),
             fingerprint="sequence",
-            penalty=_penalty(model, past, restraint),
+            objective=learner.objective,
+            penalty=_penalty(learner, past, restraint),
         )
         trainer.run()
-        matrix.append(_scores(prepared, measured))
-        _remember(past, task, restraint, prepared)
+        matrix.append(_scores(learner, measured))
+        _remember(past, task, restraint, learner)
     return matrix
 
 
@@ -97,12 +99,12 @@ def forgetting(matrix: Matrix, columns: Sequence[int]) -> float:
     return fmean(max(row[column] for row in matrix[:-1]) - matrix[-1][column] for column in columns)
 
 
-def _scores(prepared: Prepared, tasks: Sequence[Task]) -> list[float]:
-    model = prepared.model.eval()
+def _scores(learner: Learner, tasks: Sequence[Task]) -> list[float]:
+    model = learner.model.eval()
     return [
         fmean(
             scores_of(
-                generate_texts(model, prepared.tokenizer, [case.prompt for case in task.cases], task.max_new_tokens),
+                generate_texts(model, learner.tokenizer, [case.prompt for case in task.cases], task.max_new_tokens),
                 [case.references for case in task.cases],
             )["rougeL"]
         )
@@ -110,9 +112,10 @@ def _scores(prepared: Prepared, tasks: Sequence[Task]) -> list[float]:
     ]
 
 
-def _batches(pairs: Sequence[Pair], past: Past, restraint: Restraint, prepared: Prepared) -> BatchSource:
+def _batches(pairs: Sequence[Pair], past: Past, restraint: Restraint, learner: Learner) -> BatchSource:
     """Give a task's pairs, and among them a share of the pairs of the tasks before, drawn anew each epoch."""
-    seed, pad_id = prepared.loop.seed, prepared.tokenizer.pad_token_id
+    seed, pad_id = learner.loop.seed, learner.tokenizer.pad_token_id
+    join = collate if learner.base.is_encoder_decoder else collate_causal
     share = restraint.strength if restraint.mitigation == "replay" else 0.0
     # The past grows after this task; what it is now is what may be replayed.
     earlier, num_replayed = list(past.pairs), round(len(pairs) * share / (1.0 - share))
@@ -121,24 +124,25 @@ def _batches(pairs: Sequence[Pair], past: Past, restraint: Restraint, prepared: 
         rng = random.Random(f"{seed}/replay/{epoch}")  # noqa: S311 - not for secrets
         again = rng.choices(earlier, k=num_replayed) if earlier else []
         limits = (MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS)
-        return length_batches([*pairs, *again], prepared.batch_tokens, limits, pad_id, f"{seed}/{epoch}")
+        return length_batches([*pairs, *again], learner.batch_tokens, limits, pad_id, f"{seed}/{epoch}", join=join)
 
     return batches
 
 
-def _penalty(model: torch.nn.Module, past: Past, restraint: Restraint) -> Penalty | None:
+def _penalty(learner: Learner, past: Past, restraint: Restraint) -> Penalty | None:
     """Hold the model near what it is now, before the next task."""
+    model = learner.model
     if restraint.mitigation == "l2sp":
         return L2ToStart(start_of(model), restraint.strength)
     if restraint.mitigation == "kl":
         reference = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-        return KlToReference(reference, logits_of, restraint.strength)
+        return KlToReference(reference, learner.objective, restraint.strength)
     if restraint.mitigation == "ewc" and past.importance:
         return ElasticWeights(start_of(model), dict(past.importance), restraint.strength)
     return None
 
 
-def _remember(past: Past, task: Task, restraint: Restraint, prepared: Prepared) -> None:
+def _remember(past: Past, task: Task, restraint: Restraint, learner: Learner) -> None:
     """Keep a task's pairs, and add up what matters to it.
 
     One sum over all tasks, about the newest weights: online EWC without decay (Schwarz et al. 2018, arXiv:1805.06370).
@@ -146,10 +150,11 @@ def _remember(past: Past, task: Task, restraint: Restraint, prepared: Prepared) 
     past.pairs.extend(task.pairs)
     if restraint.mitigation != "ewc":
         return
-    rng = random.Random(f"{prepared.loop.seed}/fisher/{task.name}")  # noqa: S311 - not for secrets
+    rng = random.Random(f"{learner.loop.seed}/fisher/{task.name}")  # noqa: S311 - not for secrets
     chosen = rng.sample(task.pairs, min(restraint.num_fisher_examples, len(task.pairs)))
-    singles = (collate([pair], prepared.tokenizer.pad_token_id) for pair in chosen)
-    for name, squares in fisher_diagonal(prepared.model, singles, logits_of).items():
+    join = collate if learner.base.is_encoder_decoder else collate_causal
+    singles = (join([pair], learner.tokenizer.pad_token_id) for pair in chosen)
+    for name, squares in fisher_diagonal(learner.model, singles, learner.objective).items():
         past.importance[name] = past.importance.get(name, torch.zeros(())) + squares
 
 

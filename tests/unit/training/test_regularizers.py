@@ -26,9 +26,9 @@ def model(tiny_tokenizer):
 def _logits(model, batch):
     import torch
 
-    from training.studies.runs import logits_of
+    from training.objective import seq2seq_logits
 
-    return logits_of(model, *map(torch.from_numpy, (batch.input_ids, batch.attention_mask, batch.labels)))
+    return seq2seq_logits(model, *map(torch.from_numpy, (batch.input_ids, batch.attention_mask, batch.labels)))
 
 
 def _moved(model, by):
@@ -75,11 +75,11 @@ def test_kl_is_nought_at_the_start_and_equals_the_sum_over_the_vocabulary(model,
 
     import torch
 
+    from training.objective import seq2seq_logits
     from training.regularizers import KlToReference
-    from training.studies.runs import logits_of
 
     reference = copy.deepcopy(model)
-    penalty = KlToReference(reference, logits_of, 0.5)
+    penalty = KlToReference(reference, seq2seq_logits, 0.5)
     assert penalty(model, batch, _logits(model, batch)).item() == pytest.approx(0.0, abs=1e-6)
     _moved(model, 0.02)
     before, now = (_logits(m, batch).log_softmax(-1) for m in (reference, model))
@@ -95,11 +95,11 @@ def test_fisher_diagonal_is_the_mean_of_squared_gradients_of_single_examples(mod
     from torch.nn.functional import cross_entropy
 
     from training.batch import Batch
+    from training.objective import seq2seq_logits
     from training.regularizers import fisher_diagonal
-    from training.studies.runs import logits_of
 
     singles = [Batch(*(a[i : i + 1] for a in (batch.input_ids, batch.attention_mask, batch.labels))) for i in (0, 1)]
-    fisher = fisher_diagonal(model, singles, logits_of)
+    fisher = fisher_diagonal(model, singles, seq2seq_logits)
     weight = model.encoder.block[0].layer[0].SelfAttention.q.weight
     squares = []
     for single in singles:
@@ -109,15 +109,16 @@ def test_fisher_diagonal_is_the_mean_of_squared_gradients_of_single_examples(mod
     torch.testing.assert_close(fisher["encoder.block.0.layer.0.SelfAttention.q.weight"], sum(squares) / 2)
     assert squares[0].sum() > 0
     with pytest.raises(ValueError, match="example by example"):
-        fisher_diagonal(model, [batch], logits_of)
+        fisher_diagonal(model, [batch], seq2seq_logits)
     with pytest.raises(ValueError, match="no examples"):
-        fisher_diagonal(model, [], logits_of)
+        fisher_diagonal(model, [], seq2seq_logits)
 
 
 def _trained(folder, model, num_threads, penalty):
     from training.batch import Pair, length_batches
+    from training.checkpoint import RunFolder
     from training.config import LoopConfig
-    from training.loop import RunFolder, Trainer
+    from training.loop import Trainer
 
     pairs = [Pair([40 + i, 50 + i, 60 + i, 1], [40 + i, 41 + i, 1]) for i in range(16)]
     config = LoopConfig(max_steps=6, warmup_steps=1, bfloat16=False, num_threads=num_threads, checkpoint_every=6)
@@ -138,13 +139,13 @@ def test_strength_of_nought_equals_plain_fine_tuning_bit_for_bit(tmp_path, model
 
     import torch
 
+    from training.objective import seq2seq_logits
     from training.regularizers import ElasticWeights, KlToReference, L2ToStart, start_of
-    from training.studies.runs import logits_of
 
     def penalty(of, strength):
         start = start_of(of)
         if kind == "kl":
-            return KlToReference(copy.deepcopy(of), logits_of, strength)
+            return KlToReference(copy.deepcopy(of), seq2seq_logits, strength)
         return L2ToStart(start, strength) if kind == "l2sp" else ElasticWeights(start, start, strength)
 
     plain, nought, strong = (copy.deepcopy(model) for _ in range(3))

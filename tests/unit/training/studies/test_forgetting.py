@@ -13,9 +13,8 @@ adapter: {{name: {name}, task: summarization, licence: MIT, data_licence: MIT, d
   description: Sums up., prompt_template: "Sum up.\\n\\n{{{{ text }}}}", limits: Many.}}
 data: {{dataset: dialogsum, target: {target}, held_out_percent: 40.0, max_new_tokens: 5}}
 loop: {{max_steps: 2, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 9, checkpoint_every: 9, log_every: 1,
-  bfloat16: false, num_threads: 1}}
+  bfloat16: false, num_threads: 1, tensorboard: false}}
 batch_tokens: 300
-lora: {{rank: 2, alpha: 4}}
 base: {base}
 """
 
@@ -34,18 +33,18 @@ def test_forgetting_is_the_best_before_less_the_last_averaged():
 @pytest.fixture
 def two_tasks(tiny_base):
     """A model, and two tasks that want other answers, each always the same one."""
+    from training.base_model import load_base
     from training.config import LoopConfig
     from training.data.adaptation import Case
     from training.model import speed_up
-    from training.recipes.adaptation import load_base
-    from training.studies.runs import Prepared, Task, training_pairs
+    from training.studies.runs import Learner, Task
 
     def task(name, question, answer):
         cases = [Case(f"{n}", f"{question}\n\nI want {n} tickets.", (answer,)) for n in range(12)]
-        return Task(name, training_pairs(cases, tokenizer), cases[:2], 6)
+        return Task(name, base.pairs(cases), cases[:2], 6)
 
-    model, tokenizer = load_base(tiny_base)
-    speed_up(model)
+    base = load_base(str(tiny_base))
+    speed_up(base.model.requires_grad_(requires_grad=True))
     loop = LoopConfig(
         seed=3,
         max_steps=80,
@@ -55,9 +54,12 @@ def two_tasks(tiny_base):
         num_threads=1,
         checkpoint_every=99,
         log_every=99,
+        tensorboard=False,
     )
-    prepared = Prepared(model.requires_grad_(requires_grad=True), tokenizer, loop, 400)
-    return prepared, [task("first", "Sum up.", "book a table"), task("second", "Who is it?", "name please")]
+    return Learner(base, base.model, loop, 400), [
+        task("first", "Sum up.", "book a table"),
+        task("second", "Who is it?", "name please"),
+    ]
 
 
 def _figures(two_tasks, folder, mitigation="none", strength=0.0):
@@ -66,8 +68,8 @@ def _figures(two_tasks, folder, mitigation="none", strength=0.0):
 
     from training.studies.sequence import Restraint, learn_in_sequence, summary
 
-    prepared, tasks = two_tasks
-    own = replace(prepared, model=copy.deepcopy(prepared.model))
+    learner, tasks = two_tasks
+    own = replace(learner, model=copy.deepcopy(learner.model))
     matrix = learn_in_sequence(own, tasks, [], Restraint(mitigation, strength, 4), folder / f"{mitigation}-{strength}")
     return matrix, summary(matrix, 2)
 
@@ -111,7 +113,7 @@ def test_forgetting_study_tables_every_method_and_reports_failures(tmp_path, tin
     places = StudyPlaces(tiny_data, tmp_path / "out")
     report = run(config, places).read_text()
     assert "| ia9 | 0 | failed |" in report
-    assert "- ia9-plain-17: TrainingConfigError: forgetting is studied for" in report
+    assert "- ia9-plain-17: TrainingConfigError: unknown method 'ia9'" in report
     assert "| after topics |" in report
     assert "held (held out)" in report
     assert "F, held-out tasks: `lora` forgets" in report

@@ -1,5 +1,7 @@
 """The words near a soft prompt's rows: an untrained prompt made of words is those words."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -13,18 +15,15 @@ TEXT = "book a table"
 @pytest.fixture
 def untrained_prompt(tmp_path, tiny_base):
     """A PEFT folder whose rows are the embeddings of `TEXT`, as training starts from them."""
-    from peft import PromptTuningConfig, TaskType, get_peft_model
+    from training.base_model import load_base
+    from training.methods import PromptMethod
+    from training.recipes.prompt import prepare_prompt
 
-    from training.export import export_adapter
-    from training.recipes.adaptation import load_base
-    from training.recipes.prompt import start_from_words
-
-    base, tokenizer = load_base(tiny_base)
+    tokenizer = load_base(str(tiny_base)).tokenizer
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
-    config = PromptTuningConfig(task_type=TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=len(ids) + 2, token_dim=32)
-    model = get_peft_model(base, config)
-    start_from_words(model, tokenizer, TEXT)
-    export_adapter(model, tmp_path / "untrained", "tiny-base")
+    method = PromptMethod(num_virtual_tokens=len(ids) + 2, init_text=TEXT)
+    prepared = prepare_prompt(SimpleNamespace(base=str(tiny_base), method=method))
+    prepared.form.save(prepared.model, tmp_path / "untrained")
     return tmp_path / "untrained", ids, tokenizer
 
 
