@@ -35,8 +35,8 @@ _READING = """
   gradients, or the update, which holds gradients and two float32 arrays of its own.
 - The batch is planned with padding in it, which costs masks. Memory the allocator keeps but does not use, the
   libraries' own and the data's are not in it: leave a tenth free.
-- `qlora` counts every linear layer but the output head as NF4 with double quantization, and a wide copy of one layer at
-  a time.
+- `qlora` counts linear layers as NF4 with double quantization, and a wide copy of one layer at a time. The output head
+  stays wide, and what transformers keeps so: the last layer of T5's feed-forward blocks.
 """
 
 

@@ -109,9 +109,9 @@ class _FourBitProduct(torch.autograd.Function):
 
 
 def _quantize(model: torch.nn.Module) -> None:
-    """Replace every linear layer but the output head, which stays as wide as the embeddings it belongs to."""
-    head = model.get_output_embeddings()
+    """Replace every linear layer but the output head and those that transformers keeps wide, as it does for T5's wo."""
+    head, wide = model.get_output_embeddings(), set(model._keep_in_fp32_modules or ())
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, torch.nn.Linear) and child is not head:
+            if isinstance(child, torch.nn.Linear) and child is not head and name not in wide:
                 setattr(module, name, _FourBitLinear(child))
