@@ -70,15 +70,16 @@ def _method_command(name: str) -> Callable[..., None]:
         push: PushOption = None,
         alias: AliasOption = None,
     ) -> None:
-        from training.push import push_adapter
-        from training.recipes.adaptation import RunPlaces
-        from training.recipes.forms import next_step
-        from training.recipes.train import train_adapter
-
         with _reported():
             if alias is not None and push is None:
                 raise TrainingConfigError("--alias needs --push: aliases are the server's")
             recipe = load_adapter_recipe(name, METHODS, config, set_)
+
+            from training.push import push_adapter
+            from training.recipes.adaptation import RunPlaces
+            from training.recipes.forms import next_step
+            from training.recipes.train import train_adapter
+
             folder = run or Path(".runs") / recipe.adapter.name
             places = RunPlaces(data, folder, out or folder / "result")
             to_be_pushed = push is not None

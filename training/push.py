@@ -30,6 +30,7 @@ def push_adapter(folder: Path, name: str, server: str, alias: str | None) -> str
         command += ["--alias", alias]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode != 0:
-        reason = done.stderr.strip() or f"the command ended with status {done.returncode}"
+        # The lines before the last tell of repeats.
+        reason = (done.stderr.strip().splitlines() or [f"the command ended with status {done.returncode}"])[-1]
         raise PushError(f"{folder} was trained but not uploaded: {reason}")
     return done.stdout.strip()
