@@ -130,7 +130,7 @@ def train_here(request: RunRequest, folder: Path) -> dict[str, Any]:
         num_total += 0 if isinstance(trained.form, BaseForm) else cost["num_trainable"]
         model = trained.form.load(load_base(recipe.base), kept)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES - before_bytes
-    cases = load_tasks(recipe, base, Path(request.data)).validation[: request.num_cases]
+    _, cases = _examples(recipe, base, Path(request.data), request.num_cases)
     answers = generate_texts(model, base.tokenizer, [case.prompt for case in cases], recipe.data.max_new_tokens)
     figures = RunFigures(
         scores=scores_of(answers, [case.references for case in cases]),
@@ -171,8 +171,8 @@ def load_task(recipe: str, data: Path, base: Base, num_cases: int) -> Task:
         TrainingError: a bad recipe file, or missing data.
     """
     loaded = _recipe(MethodRun(recipe, _method_of(Path(recipe)), recipe), seed=0)
-    tasks = load_tasks(loaded, base, data)
-    return Task(loaded.adapter.name, tasks.train[0], tasks.validation[:num_cases], loaded.data.max_new_tokens)
+    pairs, cases = _examples(loaded, base, data, num_cases)
+    return Task(loaded.adapter.name, pairs, cases, loaded.data.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,12 @@ def make_learner(run: MethodRun, seed: int) -> Learner:
     prepared = prepare(recipe)
     speed_up(prepared.model)
     return Learner(prepared.base, prepared.model, recipe.loop, recipe.batch_tokens)
+
+
+def _examples(recipe: AdapterRecipe[Method], base: Base, data: Path, num_cases: int) -> tuple[list[Pair], list[Case]]:
+    """Return what a recipe learns from, and the first cases of what it is measured on."""
+    tasks = load_tasks(recipe, base, data)
+    return [pair for pairs in tasks.train for pair in pairs], tasks.validation[:num_cases]
 
 
 def _recipe(run: MethodRun, seed: int) -> AdapterRecipe[Method]:
