@@ -60,7 +60,7 @@ class MemoryShape:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """`medley study memory`: `model` is a folder with a `config.json`, or a hub id."""
+    """`medley study memory`: `model` is a folder with a `config.json`, or a hub id; `device` is where it measures."""
 
     model: str = BASE
     methods: tuple[str, ...] = ("full", "lora", "qlora", "prompt")
@@ -71,6 +71,7 @@ class MemoryConfig:
     num_virtual_tokens: int = 20
     gradient_checkpointing: bool = False
     measured: tuple[str, ...] = ("full", "lora")
+    device: str = "cpu"
     quick: tuple[str, ...] = ()
 
 

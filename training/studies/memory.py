@@ -89,12 +89,13 @@ def plan(shape: PretrainedConfig, method: str, batch: MemoryShape, config: Memor
 
 
 def measure(shape: PretrainedConfig, method: str, batch: MemoryShape, config: MemoryConfig) -> int:
-    """Return the most bytes held during real steps of the same kind on the CPU.
+    """Return the most bytes held during real steps of the same kind on the study's device.
 
     Raises:
         TrainingConfigError: an unknown method or dtype, or one that can only be planned.
     """
-    return measure_steps(lambda: build(shape, method, config, device="cpu"), batch, dtype_of(config))
+    device = config.device
+    return measure_steps(lambda: build(shape, method, config, device=device), batch, dtype_of(config), device)
 
 
 def _shape(model: str) -> PretrainedConfig:

@@ -1,4 +1,4 @@
-"""Measure the memory of real training steps by the record of PyTorch's own CPU allocator.
+"""Measure the memory of real training steps by the record of PyTorch's own allocator.
 
 It trains on random tokens and throws the result away. It does not know how memory is planned.
 """
@@ -19,7 +19,9 @@ _NUM_STEPS = 2
 _STEPS_BEGIN = "steps begin"
 
 
-def measure_steps(make_model: Callable[[], torch.nn.Module], shape: MemoryShape, dtype: torch.dtype) -> int:
+def measure_steps(
+    make_model: Callable[[], torch.nn.Module], shape: MemoryShape, dtype: torch.dtype, device: str = "cpu"
+) -> int:
     """Return the most bytes PyTorch held at once during two training steps; weights and moments are among them.
 
     One thread goes through whole batches: each part of a batch that has a thread of its own keeps activations of its
@@ -28,19 +30,37 @@ def measure_steps(make_model: Callable[[], torch.nn.Module], shape: MemoryShape,
     Raises:
         Nothing.
     """
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        steps = _training(make_model, shape, dtype, device)
+        torch.cuda.reset_peak_memory_stats()
+        steps()
+        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorder:
-        model = make_model().train()
-        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        optimizer = RelativeAdamW(trainable.items())
-        model.to(dtype)
-        inputs, labels = step_inputs(model, shape, lambda length: _random_ids(model, shape.rows, length))
+        steps = _training(make_model, shape, dtype, device)
         with record_function(_STEPS_BEGIN):
             pass
+        steps()
+    return _peak(recorder)
+
+
+def _training(
+    make_model: Callable[[], torch.nn.Module], shape: MemoryShape, dtype: torch.dtype, device: str
+) -> Callable[[], None]:
+    """Return the steps, with everything made that outlives them."""
+    model = make_model().train()
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = RelativeAdamW(trainable.items())
+    model.to(dtype)
+    inputs, labels = step_inputs(model, shape, lambda length: _random_ids(model, shape.rows, length).to(device))
+
+    def steps() -> None:
         for _ in range(_NUM_STEPS):
             *_, gradients = forward_and_backward(model, inputs, labels, list(trainable.values()))
             optimizer.step(dict(zip(trainable, gradients, strict=True)), learning_rate=1e-3)
             del gradients
-    return _peak(recorder)
+
+    return steps
 
 
 def _random_ids(model: torch.nn.Module, rows: int, length: int) -> Tensor:

@@ -27,7 +27,7 @@ def build(shape: PretrainedConfig, method: str, study: MemoryConfig, *, device: 
         shape: of the base.
         method: `full`, `lora`, `qlora` or `prompt`.
         study: ranks, layers, dtype.
-        device: `meta` for a plan, `cpu` for a measurement.
+        device: `meta` for a plan, `cpu` or `cuda` for a measurement.
 
     Raises:
         TrainingConfigError: an unknown method or dtype, or a four-bit model that would have to hold data.

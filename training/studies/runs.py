@@ -76,7 +76,8 @@ class RunFigures:
         num_total: All parameters of the model in training.
         train_s: Seconds in training steps.
         num_tokens: Tokens trained on, padding left out.
-        peak_bytes: Most resident memory of the process over what it held before the base was loaded.
+        peak_bytes: Most resident memory of the process over what it held before the base was loaded; on a GPU, the
+            most that PyTorch held there.
         disk_bytes: Size of the weights that are kept.
         token_s: Median over cases of the seconds a token takes, one request at a time.
     """
@@ -129,7 +130,7 @@ def train_here(request: RunRequest, folder: Path) -> dict[str, Any]:
         cost = _cost(trained.model, RunFolder(places.run))
         num_total += 0 if isinstance(trained.form, BaseForm) else cost["num_trainable"]
         model = trained.form.load(load_base(recipe.base), kept)
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES - before_bytes
+    peak_bytes = _peak_bytes(before_bytes)
     _, cases = _examples(recipe, base, Path(request.data), request.num_cases)
     answers = generate_texts(model, base.tokenizer, [case.prompt for case in cases], recipe.data.max_new_tokens)
     figures = RunFigures(
@@ -256,6 +257,12 @@ def _seconds_a_token(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast,
             )
         taken.append((time.perf_counter() - started) / _TIMED_TOKENS)
     return statistics.median(taken)
+
+
+def _peak_bytes(before_bytes: int) -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES - before_bytes
 
 
 def _resident_bytes() -> int:

@@ -43,6 +43,22 @@ def test_plan_of_medley_mini_is_within_ten_percent_of_the_measure(method, batch)
     assert plan(shape, method, batch, config).peak == pytest.approx(measure(shape, method, batch, config), rel=0.1)
 
 
+@pytest.mark.gpu
+def test_plan_is_within_ten_percent_of_the_measure_on_a_gpu():
+    import torch
+    from transformers import AutoConfig
+
+    from training.studies.memory import measure, plan
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    config, batch = MemoryConfig(rank=8, device="cuda"), MemoryShape(16, 512, 64)
+    shape = AutoConfig.from_pretrained(MINI)
+    for method in ("full", "lora"):
+        planned = plan(shape, method, batch, config)
+        assert planned.peak == pytest.approx(measure(shape, method, batch, config), rel=0.1)
+
+
 def test_plan_counts_weights_gradients_and_states_exactly(tiny_shape):
     from training.studies.memory import plan
 
