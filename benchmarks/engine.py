@@ -84,9 +84,13 @@ class Results:
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``engine`` to the benchmarks' command line."""
     parser = commands.add_parser("engine", help="closed batches: the native engine beside its peers")
-    parser.add_argument("--quick", action="store_true", help="the headline case only; a few minutes on two cores")
-    parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all")
-    parser.add_argument("--rows", type=int, action="append", help="rows in bfloat16; default: 1, 8, 16, 32 and 64")
+    parser.add_argument(
+        "--quick", action="store_true", help="one case, without the peers that serve LoRA by LoRA; minutes"
+    )
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all; flan-t5-small if quick")
+    parser.add_argument(
+        "--rows", type=int, action="append", help="in bfloat16; default: 1, 8, 16, 32 and 64; 16 if quick"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each side (default 5)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of every side; 0 is torch's own choice")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
@@ -153,8 +157,8 @@ def _cases(shape: str, base: Path, folder: Path, plan: Plan) -> Iterator[CaseRes
 
 def _run(arguments: argparse.Namespace) -> None:
     plan = Plan(
-        shapes=(_HEADLINE_SHAPE,) if arguments.quick else tuple(arguments.shape or SHAPES),
-        rows=(_HEADLINE_ROWS,) if arguments.quick else tuple(arguments.rows or (1, 8, 16, 32, 64)),
+        shapes=tuple(arguments.shape or ((_HEADLINE_SHAPE,) if arguments.quick else SHAPES)),
+        rows=tuple(arguments.rows or ((_HEADLINE_ROWS,) if arguments.quick else (1, 8, 16, 32, 64))),
         num_rounds=arguments.rounds,
         num_threads=arguments.threads or torch.get_num_threads(),
         has_all_peers=not arguments.quick,

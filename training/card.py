@@ -70,7 +70,7 @@ def adapter_card(facts: AdapterFacts, table: Mapping[str, Mapping[str, float]]) 
 - What it is for: {facts.next_step}
 - Licence of these weights: **{about.licence}**
 - Data: {about.data_title} ({about.data_licence}); {facts.num_train:,} pairs of its training split, \
-{recipe.data.held_out_percent:g} % of that split held out to choose the checkpoint
+{recipe.data.split.held_out_percent:g} % of that split held out to choose the checkpoint
 - Made by `medley train {method_name(recipe.method)} --config training/configs/{about.name}.yaml`, \
 seed {recipe.loop.seed}, {facts.num_steps:,} steps, {facts.num_tokens / 1e6:.1f} M tokens, \
 {facts.elapsed_s / 60:.0f} min on {_hardware(recipe.loop.num_threads)}

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 import yaml
 
+from training.data.config import DataConfig
 from training.errors import TrainingConfigError
 
 RecipeT = TypeVar("RecipeT")
@@ -102,17 +103,6 @@ class BaseRecipe:
 
 
 @dataclass(frozen=True)
-class AdapterData:
-    """What an adapter learns from: a summary data set, and whether its summaries or its topics are the answers."""
-
-    dataset: str
-    target: str = "summary"
-    held_out_percent: float = 3.0
-    num_held_out: int = 96
-    max_new_tokens: int = 64
-
-
-@dataclass(frozen=True)
 class AdapterIdentity:
     """What the adapter's manifest and card say of it."""
 
@@ -140,7 +130,7 @@ class AdapterRecipe(Generic[MethodT]):
     """
 
     adapter: AdapterIdentity
-    data: AdapterData
+    data: DataConfig
     loop: LoopConfig
     method: MethodT
     base: str = "adapters/library/medley-mini"

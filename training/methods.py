@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from training.config import AdapterData
 from training.errors import TrainingConfigError
 
 MAX_VIRTUAL_TOKENS = 128
@@ -223,26 +222,14 @@ class BottleneckMethod:
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """One more task of a multi-task run: its data, and the template that makes prompts of them."""
-
-    data: AdapterData
-    prompt_template: str
-
-
-@dataclass(frozen=True)
 class MultitaskMethod:
-    """Several data sets in one run, each in proportion to its size, up to a cap.
+    """Several data sources in one run, mixed by the rates of `data.mixture`.
 
     Attributes:
-        tasks: The tasks beside the recipe's own `data`.
-        cap: Examples of one task that count; of a larger one, each epoch draws this many anew.
         under: What is trained on the mixture, `lora` or `full`.
         lora: The LoRA, where it is one.
     """
 
-    tasks: tuple[TaskData, ...]
-    cap: int = 3000
     under: str = "lora"
     lora: LoraMethod = field(default_factory=LoraMethod)
 
@@ -252,8 +239,6 @@ class MultitaskMethod:
         Raises:
             TrainingConfigError: a value is out of its range.
         """
-        _require(len(self.tasks) >= 1, "multitask needs tasks beside the recipe's own data")
-        _require(self.cap >= 1, "multitask's cap is 1 or more")
         _require(self.under in ("lora", "full"), "multitask trains lora or full")
 
 

@@ -1,1 +1,1 @@
-"""Training data: sources, rendering, tasks, span corruption, mixture and batches. It knows no model."""
+"""Training data: an adapter's examples, from any source and checked; the base's corpora, tasks and mixture."""

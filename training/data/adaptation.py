@@ -1,71 +1,53 @@
-"""The examples an adapter learns from: prompts rendered by the server's own renderer, split without chance.
+"""The examples an adapter learns from and is measured on, as prompts and answers, and as token ids.
 
-A part of the training split is held out to choose the checkpoint; the validation split is only ever measured. It does
-not know models.
+It does not know files or models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
-from transformers import PreTrainedTokenizerFast
-
-from adapters.prompting import render
 from training.batch import MAX_TARGET_TOKENS, Pair, cut_source
-from training.config import AdapterData
-from training.data.sources import SummaryRecord, is_held_out, read_summaries
-from training.errors import TrainingConfigError, TrainingDataError
+from training.data.report import MixtureReport
+
+
+class Tokenizes(Protocol):
+    """A tokenizer, as far as it matters here."""
+
+    def __call__(self, text: list[str]) -> Mapping[str, list[list[int]]]:
+        """Return `input_ids`, the end token last."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One dialogue as the model reads it, with every reference answer."""
+    """One example as the model reads it, with every reference answer.
 
-    dialogue: str
+    `source` is the bare text it is about, `origin` its `file:line`, `task` the name of its source. Where `choices` are
+    offered, :func:`training.data.instructions.extract_answer` finds the one an answer means.
+    """
+
+    source: str
     prompt: str
     references: tuple[str, ...]
+    origin: str = ""
+    task: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class AdaptationSplits:
-    """Cases to learn from, to choose the checkpoint by, and to measure the result on."""
+class Splits:
+    """Cases to learn from, to choose the checkpoint by, and to measure the result on; disjoint by their source text."""
 
     train: list[Case]
     held_out: list[Case]
     validation: list[Case]
+    report: MixtureReport
 
 
-def load_splits(data: AdapterData, prompt_template: str, data_dir: Path) -> AdaptationSplits:
-    """Read a data set and split its training part.
-
-    Raises:
-        TrainingConfigError: `data.target` is neither "summary" nor "topic".
-        TrainingDataError: the file is missing, or a part comes out empty.
-        PromptTemplateError: a bad template.
-    """
-    records = read_summaries(data_dir, data.dataset)
-    train = [record for record in records if record.split == "train"]
-    chosen = [record for record in train if is_held_out(record.dialogue, data.held_out_percent, salt=data.dataset)]
-    # By dialogue, not by record: a dialogue that occurs twice must not be on both sides.
-    hidden = {record.dialogue for record in chosen}
-
-    def cases(part: Sequence[SummaryRecord]) -> list[Case]:
-        return [Case(r.dialogue, render(prompt_template, r.dialogue), _answers(r, data.target)) for r in part]
-
-    splits = AdaptationSplits(
-        train=cases([record for record in train if record.dialogue not in hidden]),
-        held_out=cases(chosen[: data.num_held_out]),
-        validation=cases([record for record in records if record.split == "validation"]),
-    )
-    if not (splits.train and splits.held_out and splits.validation):
-        raise TrainingDataError(f"{data.dataset} is too small to train on, choose by and validate on")
-    return splits
-
-
-def training_pairs(cases: Sequence[Case], tokenizer: PreTrainedTokenizerFast) -> list[Pair]:
-    """Tokenise every (prompt, reference); long dialogues are cut to what the model reads, long answers to 192 tokens.
+def training_pairs(cases: Sequence[Case], tokenizer: Tokenizes) -> list[Pair]:
+    """Tokenise every (prompt, reference); long prompts are cut to what the model reads, long answers to 192 tokens.
 
     A cut answer ends without the end token: the model learns its beginning, and not that it would end there.
 
@@ -73,15 +55,24 @@ def training_pairs(cases: Sequence[Case], tokenizer: PreTrainedTokenizerFast) ->
         Nothing.
     """
     texts = [text for case in cases for reference in case.references for text in (case.prompt, reference)]
-    ids = tokenizer(texts)["input_ids"]
+    ids = tokenizer(texts)["input_ids"] if texts else []
     return [
         Pair(cut_source(source), target[:MAX_TARGET_TOKENS]) for source, target in zip(ids[::2], ids[1::2], strict=True)
     ]
 
 
-def _answers(record: SummaryRecord, target: str) -> tuple[str, ...]:
-    if target == "summary":
-        return record.summaries
-    if target == "topic":
-        return record.topics
-    raise TrainingConfigError(f"data.target is 'summary' or 'topic', not {target!r}")
+def pairs_by_task(cases: Sequence[Case], pairs: Sequence[Pair]) -> dict[str, list[list[Pair]]]:
+    """Return for each task, case by case, the pairs of its references, so that a mixture can draw whole cases.
+
+    Args:
+        cases: What the pairs were made of.
+        pairs: One for each reference of each case, in order.
+
+    Raises:
+        Nothing.
+    """
+    left = iter(pairs)
+    found: dict[str, list[list[Pair]]] = {}
+    for case in cases:
+        found.setdefault(case.task, []).append([next(left) for _ in case.references])
+    return found

@@ -19,13 +19,13 @@ from training.data.dialogues import rename_speakers, render, window
 from training.data.sources import (
     SummaryRecord,
     Turn,
-    is_held_out,
     parse_turns,
     read_dialogues,
     read_paragraphs,
     read_summaries,
     read_task,
 )
+from training.data.splits import is_held_out
 
 HELD_OUT_PERCENT = 1.0
 MIN_CRD3_SCORE = 0.3

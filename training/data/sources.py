@@ -5,7 +5,6 @@ It knows file names and line formats. It does not know tokenizers, tasks or mode
 
 from __future__ import annotations
 
-import hashlib
 import json
 import lzma
 import re
@@ -119,16 +118,6 @@ def read_task(data_dir: Path, name: str, split: str) -> list[dict[str, str]]:
         TrainingDataError: the file is missing.
     """
     return [row for row in _json_lines(open_text(data_dir, f"tasks/{name}.jsonl.xz")) if row["split"] == split]
-
-
-def is_held_out(key: str, percent: float, salt: str = "medley") -> bool:
-    """Say whether `key` belongs to the held-out part; depends on the text alone, so it never changes between runs.
-
-    Raises:
-        Nothing.
-    """
-    number = int.from_bytes(hashlib.sha256(f"{salt}:{key}".encode()).digest()[:8], "big")
-    return number / 2**64 * 100.0 < percent
 
 
 def _json_lines(text: str) -> Iterator[dict]:

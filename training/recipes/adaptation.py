@@ -5,7 +5,6 @@ It does not know which method it trains; a method hands it a :class:`Prepared` m
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,15 +14,17 @@ import torch
 
 from adapters.scoring import RougeScorer
 from training.base_model import Base, load_base
-from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, Pair, collate, collate_causal, length_batches
+from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, collate, collate_causal, length_batches
 from training.card import AdapterFacts, adapter_card
 from training.checkpoint import RunFolder
 from training.config import AdapterRecipe, fingerprint
 from training.curve import draw_loss_curve
-from training.data.adaptation import AdaptationSplits, Case, load_splits
+from training.data.adaptation import Case, pairs_by_task
+from training.data.examples import load_examples
+from training.data.mixing import mixture_epoch
 from training.evaluate import generate_texts, lead_3
 from training.loop import Penalty, Trainer
-from training.methods import Method, MultitaskMethod
+from training.methods import Method
 from training.model import speed_up
 from training.objective import causal_logits, seq2seq_logits
 from training.recipes.forms import Form, next_step
@@ -57,45 +58,6 @@ class Prepared:
     about: str
 
 
-@dataclass(frozen=True)
-class Tasks:
-    """What a run learns from, one list of pairs a task, and what it is measured on."""
-
-    train: list[list[Pair]]
-    held_out: list[Case]
-    validation: list[Case]
-
-    def epoch(self, number: int, cap: int, seed: int) -> list[Pair]:
-        """Return the pairs of one epoch: of each task all, or `cap` of them drawn anew each time.
-
-        A task's rate in the mixture is thus min(its size, cap) over the sum of those.
-
-        Source: examples-proportional mixing with a cap, Raffel et al. 2020, arXiv:1910.10683, section 3.5.2.
-
-        Raises:
-            Nothing.
-        """
-        rng = random.Random(f"{seed}/{number}")  # noqa: S311 - not for secrets
-        drawn = (pairs if len(pairs) <= cap else rng.sample(pairs, cap) for pairs in self.train)
-        return [pair for pairs in drawn for pair in pairs]
-
-
-def load_tasks(recipe: AdapterRecipe[Method], base: Base, data_dir: Path) -> Tasks:
-    """Read the data of a run; a multi-task run is chosen and measured by the recipe's own data.
-
-    Raises:
-        TrainingDataError: a data set is missing or too small.
-        TrainingConfigError: a data set is asked for something it does not have.
-        PromptTemplateError: a bad template.
-    """
-    own = load_splits(recipe.data, recipe.adapter.prompt_template, data_dir)
-    others: list[AdaptationSplits] = []
-    if isinstance(recipe.method, MultitaskMethod):
-        others = [load_splits(task.data, task.prompt_template, data_dir) for task in recipe.method.tasks]
-    train = [base.pairs(splits.train) for splits in (own, *others)]
-    return Tasks(train, own.held_out, own.validation)
-
-
 def fit(
     recipe: AdapterRecipe[Method],
     prepared: Prepared,
@@ -119,19 +81,19 @@ def fit(
         TrainingError: missing data, a checkpoint of another run, no finite loss, no memory.
     """
     base, model, form = prepared.base, prepared.model, prepared.form
-    tasks = load_tasks(recipe, base, places.data)
+    splits = load_examples(recipe.data, places.data, base.tokenizer, prompt_template=recipe.adapter.prompt_template)
+    pairs = pairs_by_task(splits.train, base.pairs(splits.train))
     scorer = RougeScorer()
     speed_up(model)
-    cap = recipe.method.cap if isinstance(recipe.method, MultitaskMethod) else max(map(len, tasks.train))
 
     def batches(epoch: int) -> Iterator[Batch]:
         limits, seed = (MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS), f"{recipe.loop.seed}/{epoch}"
         join = collate if base.is_encoder_decoder else collate_causal
-        pairs = tasks.epoch(epoch, cap, recipe.loop.seed)
-        return length_batches(pairs, recipe.batch_tokens, limits, base.tokenizer.pad_token_id, seed, join=join)
+        drawn = [pair for case in mixture_epoch(pairs, recipe.data.mixture, epoch) for pair in case]
+        return length_batches(drawn, recipe.batch_tokens, limits, base.tokenizer.pad_token_id, seed, join=join)
 
     def evaluate(_step: int) -> dict[str, float]:
-        return measure(replace(base, model=model), tasks.held_out, recipe.data.max_new_tokens, scorer)
+        return measure(replace(base, model=model), splits.held_out, recipe.data.max_new_tokens, scorer)
 
     trainer = Trainer(
         model=model,
@@ -150,15 +112,15 @@ def fit(
         trainer.resume(from_step)
     state = trainer.run()
     shutil.copytree(trainer.folder.best(state.best_step), places.out, dirs_exist_ok=True)
-    table = compare(recipe, form, places.out, tasks.validation, scorer)
+    table = compare(recipe, form, places.out, splits.validation, scorer)
     form.label(recipe.adapter, table["adapter"], places.out)
     facts = AdapterFacts(
         recipe=recipe,
         about=prepared.about,
         next_step=next_step(form, recipe.adapter, Path("FOLDER")),
         num_trainable=sum(parameter.numel() for parameter in trainer.trainable.values()),
-        num_train=sum(map(len, tasks.train)),
-        num_validation=len(tasks.validation),
+        num_train=len(splits.train),
+        num_validation=len(splits.validation),
         num_steps=state.step,
         num_tokens=state.num_tokens,
         elapsed_s=state.elapsed_s,
@@ -188,7 +150,7 @@ def compare(
     Raises:
         OSError: a folder does not hold what it should.
     """
-    leads = scorer.score_corpus([lead_3(case.dialogue) for case in cases], [case.references for case in cases])
+    leads = scorer.score_corpus([lead_3(case.source) for case in cases], [case.references for case in cases])
     base = load_base(recipe.base)
     length = recipe.data.max_new_tokens
     plain = measure(base, cases, length, scorer)

@@ -25,13 +25,14 @@ from training.base_model import Base, load_base
 from training.batch import Pair
 from training.checkpoint import RunFolder
 from training.config import AdapterRecipe, LoopConfig, load_adapter_recipe
-from training.data.adaptation import Case
+from training.data.adaptation import Case, Splits
+from training.data.examples import load_examples
 from training.errors import TrainingConfigError, TrainingError
 from training.evaluate import generate_texts
 from training.methods import METHODS, Method
 from training.model import speed_up
 from training.objective import Objective, causal_logits, seq2seq_logits
-from training.recipes.adaptation import RunPlaces, load_tasks
+from training.recipes.adaptation import RunPlaces
 from training.recipes.forms import BaseForm
 from training.recipes.train import prepare, train_adapter
 from training.studies.config import MethodRun
@@ -131,7 +132,7 @@ def train_here(request: RunRequest, folder: Path) -> dict[str, Any]:
         num_total += 0 if isinstance(trained.form, BaseForm) else cost["num_trainable"]
         model = trained.form.load(load_base(recipe.base), kept)
     peak_bytes = _peak_bytes(before_bytes)
-    _, cases = _examples(recipe, base, Path(request.data), request.num_cases)
+    cases = _examples(recipe, base, Path(request.data)).validation[: request.num_cases]
     answers = generate_texts(model, base.tokenizer, [case.prompt for case in cases], recipe.data.max_new_tokens)
     figures = RunFigures(
         scores=scores_of(answers, [case.references for case in cases]),
@@ -172,8 +173,10 @@ def load_task(recipe: str, data: Path, base: Base, num_cases: int) -> Task:
         TrainingError: a bad recipe file, or missing data.
     """
     loaded = _recipe(MethodRun(recipe, _method_of(Path(recipe)), recipe), seed=0)
-    pairs, cases = _examples(loaded, base, data, num_cases)
-    return Task(loaded.adapter.name, pairs, cases, loaded.data.max_new_tokens)
+    splits = _examples(loaded, base, data)
+    return Task(
+        loaded.adapter.name, base.pairs(splits.train), splits.validation[:num_cases], loaded.data.max_new_tokens
+    )
 
 
 @dataclass(frozen=True)
@@ -208,10 +211,8 @@ def make_learner(run: MethodRun, seed: int) -> Learner:
     return Learner(prepared.base, prepared.model, recipe.loop, recipe.batch_tokens)
 
 
-def _examples(recipe: AdapterRecipe[Method], base: Base, data: Path, num_cases: int) -> tuple[list[Pair], list[Case]]:
-    """Return what a recipe learns from, and the first cases of what it is measured on."""
-    tasks = load_tasks(recipe, base, data)
-    return [pair for pairs in tasks.train for pair in pairs], tasks.validation[:num_cases]
+def _examples(recipe: AdapterRecipe[Method], base: Base, data: Path) -> Splits:
+    return load_examples(recipe.data, data, base.tokenizer, prompt_template=recipe.adapter.prompt_template)
 
 
 def _recipe(run: MethodRun, seed: int) -> AdapterRecipe[Method]:

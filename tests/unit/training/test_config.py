@@ -77,7 +77,7 @@ def test_load_recipe_malformed_override_is_refused(override):
 
 def test_load_recipe_missing_key_is_refused(tmp_path):
     path = tmp_path / "part.yaml"
-    path.write_text("data: {dataset: dialogsum}")
+    path.write_text("data: {sources: []}")
     with pytest.raises(TrainingConfigError, match="adapter"):
         load_adapter_recipe("lora", METHODS, path)
 
@@ -152,7 +152,7 @@ def test_load_adapter_recipe_mistake_is_refused(tmp_path, text, message):
         ("ia3", "{target_modules: [k], feedforward_modules: [wo]}", "among its target_modules"),
         ("selective", "{tensors: some}", "tensors is one of"),
         ("bottleneck", "{after: lunch}", "both or feed-forward"),
-        ("multitask", "{tasks: []}", "needs tasks"),
+        ("multitask", "{under: prompt}", "lora or full"),
     ],
 )
 def test_load_adapter_recipe_section_out_of_range_is_refused(tmp_path, method, section, message):

@@ -10,13 +10,18 @@ from adapters.base_spec import read_base_spec
 from adapters.codec import CodecLimits, inspect_adapter, read_adapter
 from adapters.errors import UnsupportedAdapterError
 from adapters.manifest import AdapterKind
+from training.data.config import MixtureConfig
 from training.errors import TrainingConfigError
 
 pytestmark = pytest.mark.torch
 ABOUT = """
 adapter: {name: tickets, task: summarization, licence: MIT, data_licence: MIT, data_title: Tickets,
   description: Sums up., prompt_template: "Sum up.\\n\\n{{ text }}", limits: Many.}
-data: {dataset: dialogsum, held_out_percent: 40.0, max_new_tokens: 3}
+data:
+  sources: [{name: dialogsum, licence: MIT, files: [{path: summaries/dialogsum.jsonl.xz}],
+    columns: {text: dialogue, references: summaries}}]
+  split: {held_out_percent: 40.0}
+  max_new_tokens: 3
 loop: {max_steps: 3, learning_rate: 0.05, warmup_steps: 1, evaluate_every: 3, checkpoint_every: 3, log_every: 3,
   relative_updates: false, bfloat16: false, num_threads: 1, tensorboard: false}
 batch_tokens: 300
@@ -215,31 +220,24 @@ def test_add_bottlenecks_model_of_unknown_names_is_refused():
 
 
 @pytest.mark.parametrize("under", ["lora", "full"])
-def test_train_multitask_learns_from_every_task(under, tmp_path, tiny_base, tiny_data):
-    (tiny_data / "summaries" / "other.jsonl.xz").write_bytes(
-        (tiny_data / "summaries" / "dialogsum.jsonl.xz").read_bytes()
-    )
-    tasks = "[{data: {dataset: other, held_out_percent: 40.0}, prompt_template: 'Topic of {{ text }}'}]"
-    section = f"multitask: {{under: {under}, cap: 4, tasks: {tasks}}}"
-    out, prepared = _train(tmp_path, tiny_base, tiny_data, section)
-    assert "2 tasks in proportion" in (out / "card.md").read_text()
-    assert (out / ("adapter_config.json" if under == "lora" else "config.json")).is_file()
+def test_train_multitask_learns_from_every_source(under, tmp_path, tiny_base, tiny_data):
+    from training.recipes.adaptation import RunPlaces
+    from training.recipes.train import train_adapter
+
+    recipe = _recipe(tmp_path, tiny_base, f"multitask: {{under: {under}}}")
+    [summaries] = recipe.data.sources
+    topics = replace(summaries, name="topics", columns={"text": "dialogue", "references": "topics"})
+    data = replace(recipe.data, sources=(summaries, topics), mixture=MixtureConfig(cap=4))
+    places = RunPlaces(tiny_data, tmp_path / "run", tmp_path / "out")
+    prepared = train_adapter(replace(recipe, data=data), places, resume=False)
+    assert "2 sources in proportion to their size, up to 4 examples each" in (places.out / "card.md").read_text()
+    assert (places.out / ("adapter_config.json" if under == "lora" else "config.json")).is_file()
     assert prepared.form.can_be_pushed == (under == "lora")
 
 
-def test_tasks_epoch_rates_are_capped_and_proportional():
-    from training.batch import Pair
-    from training.recipes.adaptation import Tasks
-
-    small, large = ([Pair([task, number], [1]) for number in range(size)] for task, size in ((3, 20), (4, 500)))
-    tasks = Tasks([small, large], [], [])
-    first, second = (tasks.epoch(number, cap=80, seed=1) for number in (0, 1))
-    for epoch in (first, second):
-        assert [pair for pair in epoch if pair.source[0] == 3] == small
-        drawn = [pair.source[1] for pair in epoch if pair.source[0] == 4]
-        assert len(drawn) == len(set(drawn)) == 80
-    assert first != second
-    assert first == tasks.epoch(0, cap=80, seed=1)
+def test_train_multitask_of_one_source_is_refused(tmp_path, tiny_base, tiny_data):
+    with pytest.raises(TrainingConfigError, match="two or more"):
+        _train(tmp_path, tiny_base, tiny_data, "multitask: {}")
 
 
 @pytest.mark.parametrize("num_virtual_tokens", [20, 100])

@@ -11,7 +11,11 @@ pytestmark = pytest.mark.torch
 RECIPE = """
 adapter: {{name: {name}, task: summarization, licence: MIT, data_licence: MIT, data_title: Tickets,
   description: Sums up., prompt_template: "Sum up.\\n\\n{{{{ text }}}}", limits: Many.}}
-data: {{dataset: dialogsum, target: {target}, held_out_percent: 40.0, max_new_tokens: 5}}
+data:
+  sources: [{{name: dialogsum, licence: MIT, files: [{{path: summaries/dialogsum.jsonl.xz}}],
+    columns: {{text: dialogue, references: {target}}}}}]
+  split: {{held_out_percent: 40.0}}
+  max_new_tokens: 5
 loop: {{max_steps: 2, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 9, checkpoint_every: 9, log_every: 1,
   bfloat16: false, num_threads: 1, tensorboard: false}}
 batch_tokens: 300
@@ -98,7 +102,7 @@ def test_forgetting_study_tables_every_method_and_reports_failures(tmp_path, tin
     from training.studies.forgetting import run
 
     recipes = []
-    for name, target in (("sums", "summary"), ("topics", "topic"), ("held", "topic")):
+    for name, target in (("sums", "summaries"), ("topics", "topics"), ("held", "topics")):
         path = tmp_path / f"{name}.yaml"
         path.write_text(RECIPE.format(name=name, target=target, base=tiny_base))
         recipes.append(str(path))
