@@ -78,23 +78,17 @@ def _figures(two_tasks, folder, mitigation="none", strength=0.0):
     return matrix, summary(matrix, 2)
 
 
-@pytest.mark.parametrize(
-    ("mitigation", "strengths"),
-    [("replay", (0.0, 0.5)), ("l2sp", (0.01, 100.0)), ("ewc", (1e3, 1e6)), ("kl", (0.01, 30.0))],
-)
-def test_forgetting_falls_over_a_sweep_of_strengths(tmp_path, two_tasks, mitigation, strengths):
+def test_forgetting_falls_over_a_sweep_of_strengths_and_nought_is_plain(tmp_path, two_tasks):
     plain, figures = _figures(two_tasks, tmp_path)
     assert plain[1][0] > 90
     assert figures["last_task"] > 90
     assert figures["f_earlier"] > 50
-    losses = [_figures(two_tasks, tmp_path, mitigation, strength)[1]["f_earlier"] for strength in strengths]
-    assert figures["f_earlier"] >= losses[0] >= losses[-1]
-    assert losses[-1] < 0.2 * figures["f_earlier"]
-
-
-def test_mitigation_of_strength_nought_equals_plain_fine_tuning(tmp_path, two_tasks):
-    plain, _ = _figures(two_tasks, tmp_path)
-    assert all(_figures(two_tasks, tmp_path, mitigation)[0] == plain for mitigation in ("replay", "ewc"))
+    sweeps = {"replay": (0.0, 0.5), "l2sp": (0.01, 100.0), "ewc": (0.0, 1e6), "kl": (0.01, 30.0)}
+    for mitigation, strengths in sweeps.items():
+        weak, strong = (_figures(two_tasks, tmp_path, mitigation, strength) for strength in strengths)
+        assert strengths[0] > 0 or weak[0] == plain
+        assert figures["f_earlier"] >= weak[1]["f_earlier"]
+        assert strong[1]["f_earlier"] < 0.2 * figures["f_earlier"], mitigation
 
 
 def test_forgetting_study_tables_every_method_and_reports_failures(tmp_path, tiny_base, tiny_data):
