@@ -25,3 +25,7 @@ class TrainingRunError(TrainingError):
 
 class PushError(TrainingError):
     """A finished adapter could not be uploaded, or is not of a kind that a server takes."""
+
+
+class EvaluationError(TrainingError):
+    """An adapter or a base cannot be evaluated as asked."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from adapters.scoring import RougeScorer
-from training.base_model import Base, load_base
+from training.answers import FolderAnswers, answers_of_model
+from training.base_model import Base
 from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, collate, collate_causal, length_batches
 from training.card import AdapterFacts, adapter_card
 from training.checkpoint import RunFolder
@@ -22,7 +23,7 @@ from training.curve import draw_loss_curve
 from training.data.adaptation import Case, pairs_by_task
 from training.data.examples import load_examples
 from training.data.mixing import mixture_epoch
-from training.evaluate import generate_texts, lead_3
+from training.evaluate import lead_3
 from training.loop import Penalty, Trainer
 from training.methods import Method
 from training.model import speed_up
@@ -93,7 +94,8 @@ def fit(
         return length_batches(drawn, recipe.batch_tokens, limits, base.tokenizer.pad_token_id, seed, join=join)
 
     def evaluate(_step: int) -> dict[str, float]:
-        return measure(replace(base, model=model), splits.held_out, recipe.data.max_new_tokens, scorer)
+        prompts = [case.prompt for case in splits.held_out]
+        return measure(answers_of_model(base, model, prompts, recipe.data.max_new_tokens), splits.held_out, scorer)
 
     trainer = Trainer(
         model=model,
@@ -112,7 +114,7 @@ def fit(
         trainer.resume(from_step)
     state = trainer.run()
     shutil.copytree(trainer.folder.best(state.best_step), places.out, dirs_exist_ok=True)
-    table = compare(recipe, form, places.out, splits.validation, scorer)
+    table = compare(recipe, prepared, places.out, splits.validation, scorer)
     form.label(recipe.adapter, table["adapter"], places.out)
     facts = AdapterFacts(
         recipe=recipe,
@@ -129,30 +131,29 @@ def fit(
     draw_loss_curve(trainer.folder.log, places.run / "loss.png", recipe.adapter.name)
 
 
-def measure(base: Base, cases: Sequence[Case], max_new_tokens: int, scorer: RougeScorer) -> dict[str, float]:
-    """Return ROUGE-1/2/L (percent) of a model's greedy answers to `cases`.
+def measure(answers: Sequence[str], cases: Sequence[Case], scorer: RougeScorer) -> dict[str, float]:
+    """Return ROUGE-1/2/L (percent) of the answers to `cases`.
 
     Raises:
         ValueError: no cases.
     """
-    answers = generate_texts(base.model, base.tokenizer, [case.prompt for case in cases], max_new_tokens)
     scores = scorer.score_corpus(answers, [case.references for case in cases])
     return {name: round(scores[name], 2) for name in SCORES}
 
 
 def compare(
-    recipe: AdapterRecipe[Method], form: Form, result: Path, cases: Sequence[Case], scorer: RougeScorer
+    recipe: AdapterRecipe[Method], prepared: Prepared, result: Path, cases: Sequence[Case], scorer: RougeScorer
 ) -> dict[str, dict[str, float]]:
     """Measure the published result, the base alone with the same prompts, and LEAD-3, on the same cases.
 
     The files are loaded afresh, in float32, as the server would serve them.
 
     Raises:
-        OSError: a folder does not hold what it should.
+        EvaluationError: the base cannot be loaded.
+        AdapterError: the adapter's files are broken.
     """
-    leads = scorer.score_corpus([lead_3(case.source) for case in cases], [case.references for case in cases])
-    base = load_base(recipe.base)
-    length = recipe.data.max_new_tokens
-    plain = measure(base, cases, length, scorer)
-    adapted = measure(replace(base, model=form.load(base, result)), cases, length, scorer)
-    return {"adapter": adapted, "base": plain, "lead-3": {name: round(leads[name], 2) for name in SCORES}}
+    prompts = [case.prompt for case in cases]
+    with FolderAnswers(prepared.base.folder, recipe.data.max_new_tokens) as answers:
+        adapted, plain = prepared.form.answer(result, prompts, answers), answers.answer([], prompts)
+    by_name = {"adapter": adapted, "base": plain, "lead-3": [lead_3(case.source) for case in cases]}
+    return {name: measure(texts, cases, scorer) for name, texts in by_name.items()}

@@ -5,22 +5,22 @@ Each knows how its files are written, read back, and labelled for the server. No
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 from adapters.base_spec import read_base_spec
 from adapters.codec import CodecLimits, inspect_adapter
-from training.base_model import Base
+from training.answers import FolderAnswers
+from training.base_model import Base, load_base
 from training.bottleneck import load_bottlenecks, save_bottlenecks
 from training.config import AdapterIdentity
+from training.evaluate import generate_texts
 from training.export import export_adapter, export_model, write_base_manifest, write_manifest
-from training.peft_warnings import without_false_alarms
 
 # What the codec's limits guard is a server; what was trained here may be larger than one server's.
 _LIMITS = CodecLimits(max_file_bytes=8 << 30, max_header_bytes=16 << 20, max_tensors=65_536, max_rank=65_536)
@@ -40,8 +40,14 @@ class Form(Protocol):
     def save(self, model: torch.nn.Module, folder: Path) -> None:
         """Write the weights as they are to a folder."""
 
-    def load(self, base: Base, folder: Path) -> torch.nn.Module:
-        """Return the saved weights on a base, which may be changed by it, ready to answer."""
+    def answer(self, folder: Path, prompts: Sequence[str], answers: FolderAnswers) -> list[str]:
+        """Return the greedy answers of the saved weights.
+
+        Args:
+            folder: Where they are.
+            prompts: What to answer.
+            answers: Of the base.
+        """
 
     def label(self, about: AdapterIdentity, scores: Mapping[str, float], folder: Path) -> None:
         """Write what the server reads beside the weights."""
@@ -72,14 +78,14 @@ class PeftForm:
         """
         export_adapter(model, folder, self.base.name)
 
-    def load(self, base: Base, folder: Path) -> torch.nn.Module:
-        """Return the base with the saved adapter.
+    def answer(self, folder: Path, prompts: Sequence[str], answers: FolderAnswers) -> list[str]:
+        """Return the answers of the saved adapter over the base.
 
         Raises:
-            OSError: the files cannot be read.
+            AdapterError: the files are broken.
+            EvaluationError: the engine fails.
         """
-        with without_false_alarms():
-            return PeftModel.from_pretrained(base.model, folder).eval()
+        return answers.answer([folder], prompts)
 
     def label(self, about: AdapterIdentity, scores: Mapping[str, float], folder: Path) -> None:
         """Write the manifest; what the server's own reader finds in the tensors goes into it.
@@ -119,14 +125,14 @@ class BaseForm:
         """
         export_model(model, self.tokenizer, folder)
 
-    def load(self, base: Base, folder: Path) -> torch.nn.Module:
-        """Return the saved model; the base stays as it is.
+    def answer(self, folder: Path, prompts: Sequence[str], answers: FolderAnswers) -> list[str]:
+        """Return the answers of the saved model.
 
         Raises:
-            OSError: the files cannot be read.
+            EvaluationError: the engine fails.
         """
-        model = type(base.model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-        return model.eval()
+        with FolderAnswers(folder, answers.max_new_tokens) as own:
+            return own.answer([], prompts)
 
     def label(self, about: AdapterIdentity, scores: Mapping[str, float], folder: Path) -> None:  # noqa: ARG002
         """Write the base's manifest: its name, and the template it was trained with as its own.
@@ -155,14 +161,15 @@ class BottleneckForm:
         """
         save_bottlenecks(model, folder, self.width, self.after, self.base.name)
 
-    def load(self, base: Base, folder: Path) -> torch.nn.Module:
-        """Return the base with the saved networks.
+    def answer(self, folder: Path, prompts: Sequence[str], answers: FolderAnswers) -> list[str]:
+        """Return the answers of the base with the saved networks.
 
         Raises:
             OSError: the files cannot be read.
         """
+        base = load_base(str(self.base.folder))
         load_bottlenecks(base.model, folder)
-        return base.model.eval()
+        return generate_texts(base.model, base.tokenizer, prompts, answers.max_new_tokens)
 
     def label(self, about: AdapterIdentity, scores: Mapping[str, float], folder: Path) -> None:
         """Write nothing: a manifest names families that are served.

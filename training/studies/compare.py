@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from adapters.scoring.bootstrap import Interval, seeds_interval
 from training.errors import TrainingConfigError
 from training.studies.config import CompareConfig, MethodRun, StudyPlaces
-from training.studies.intervals import Interval, seeds_interval
 from training.studies.ledger import Outcome, run_once
 from training.studies.report import Series, megabytes, plot, table, write_report
 from training.studies.runs import BASE_ONLY, METRICS, RunRequest, Worker, train_apart
@@ -193,7 +193,7 @@ def _cost_cells(row: Row) -> list[str]:
         speed,
         megabytes(row.median("peak_bytes")) if seconds else "",
         f"{row.median('disk_bytes') / 1e6:,.2f}",
-        f"{1000 * row.median('token_s'):.1f}",
+        f"{1000 * row.median('token_s'):.1f}" if row.figures[0]["token_s"] else "not served",
     ]
 
 
@@ -228,6 +228,6 @@ _READING = """
 ROUGE is the F-measure in percent (`rouge_score`, stemmed, the best of several references), greedy answers on the
 validation cases. Brackets are 95 % intervals by bootstrap over the cases and, where there are several, the seeds; with
 few seeds they are too narrow. Costs are medians over the seeds. *Peak* is the most resident memory of the training
-process over what it held before the base was loaded, evaluation on the way included. *A token* is the median time of a
-generated token, one request at a time, adapters not merged.
+process over what it held before the base was loaded, evaluation on the way included. *A token* is the time of an answer
+from Medley's engine over its tokens, the prompt's reading included, one request at a time, adapters not merged.
 """

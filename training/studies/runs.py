@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 import yaml
-from rouge_score.rouge_scorer import RougeScorer
 from transformers import PreTrainedTokenizerFast
 
+from adapters.scoring.overlap import ReferenceMode
+from adapters.scoring.rouge_family import RougeFamily
+from training.answers import FolderAnswers
 from training.base_model import Base, load_base
 from training.batch import Pair
 from training.checkpoint import RunFolder
@@ -28,12 +30,11 @@ from training.config import AdapterRecipe, LoopConfig, load_adapter_recipe
 from training.data.adaptation import Case, Splits
 from training.data.examples import load_examples
 from training.errors import TrainingConfigError, TrainingError
-from training.evaluate import generate_texts
 from training.methods import METHODS, Method
 from training.model import speed_up
 from training.objective import Objective, causal_logits, seq2seq_logits
 from training.recipes.adaptation import RunPlaces
-from training.recipes.forms import BaseForm
+from training.recipes.forms import BaseForm, Form, PeftForm
 from training.recipes.train import prepare, train_adapter
 from training.studies.config import MethodRun
 
@@ -41,7 +42,7 @@ METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 BASE_ONLY = "base"
 # The base answers by a recipe for full fine-tuning, whose training is left out.
 _UNTRAINED = "full"
-_TIMED_CASES, _TIMED_TOKENS = 5, 32
+_TIMED_CASES = 12
 _RSS_PAGE_BYTES, _MAXRSS_BYTES = resource.getpagesize(), 1024
 
 
@@ -80,7 +81,8 @@ class RunFigures:
         peak_bytes: Most resident memory of the process over what it held before the base was loaded; on a GPU, the
             most that PyTorch held there.
         disk_bytes: Size of the weights that are kept.
-        token_s: Median over cases of the seconds a token takes, one request at a time.
+        token_s: Median over cases of an answer's seconds over its tokens, as the engine serves it, one request at a
+            time; None where it is not served.
     """
 
     scores: dict[str, list[float]]
@@ -91,7 +93,7 @@ class RunFigures:
     num_tokens: int
     peak_bytes: int
     disk_bytes: int
-    token_s: float
+    token_s: float | None
 
 
 Worker = Callable[[RunRequest, Path], dict[str, Any]]
@@ -122,24 +124,21 @@ def train_here(request: RunRequest, folder: Path) -> dict[str, Any]:
     before_bytes = _resident_bytes()
     recipe = _recipe(request.run, request.seed)
     base = load_base(recipe.base)
-    cost, kept = {"loss": None, "num_trainable": 0, "train_s": 0.0, "num_tokens": 0}, base.folder
-    num_total, model = base.model.num_parameters(), base.model.eval()
+    cost, kept, form = {"loss": None, "num_trainable": 0, "train_s": 0.0, "num_tokens": 0}, base.folder, None
     if request.run.method != BASE_ONLY:
         kept = folder / "result"
         places = RunPlaces(Path(request.data), folder / "training", kept)
         trained = train_adapter(recipe, places, resume=False)
-        cost = _cost(trained.model, RunFolder(places.run))
-        num_total += 0 if isinstance(trained.form, BaseForm) else cost["num_trainable"]
-        model = trained.form.load(load_base(recipe.base), kept)
+        cost, form = _cost(trained.model, RunFolder(places.run)), trained.form
     peak_bytes = _peak_bytes(before_bytes)
     cases = _examples(recipe, base, Path(request.data)).validation[: request.num_cases]
-    answers = generate_texts(model, base.tokenizer, [case.prompt for case in cases], recipe.data.max_new_tokens)
+    answers, token_s = _answers(form, base, kept, [case.prompt for case in cases], recipe.data.max_new_tokens)
     figures = RunFigures(
         scores=scores_of(answers, [case.references for case in cases]),
-        num_total=num_total,
+        num_total=base.model.num_parameters() + (0 if isinstance(form, BaseForm) else cost["num_trainable"]),
         peak_bytes=peak_bytes,
         disk_bytes=sum(path.stat().st_size for path in kept.glob("*.safetensors")),
-        token_s=_seconds_a_token(model, base.tokenizer, cases),
+        token_s=token_s,
         **cost,
     )
     return asdict(figures)
@@ -151,9 +150,9 @@ def scores_of(answers: Sequence[str], references: Sequence[Sequence[str]]) -> di
     Raises:
         ValueError: an answer without references.
     """
-    scorer = RougeScorer(list(METRICS), use_stemmer=True)
-    each = [scorer.score_multi(several, answer) for answer, several in zip(answers, references, strict=True)]
-    return {metric: [100 * scores[metric].fmeasure for scores in each] for metric in METRICS}
+    family = RougeFamily()
+    each = [family.score(answer, several) for answer, several in zip(answers, references, strict=True)]
+    return {metric: [100 * scores[f"{metric}_{ReferenceMode.BEST}"].f for scores in each] for metric in METRICS}
 
 
 @dataclass(frozen=True)
@@ -243,21 +242,24 @@ def _cost(model: torch.nn.Module, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _seconds_a_token(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, cases: Sequence[Case]) -> float:
-    taken = []
-    for case in cases[:_TIMED_CASES]:
-        inputs = tokenizer(case.prompt, return_tensors="pt", truncation=True)
-        started = time.perf_counter()
-        with torch.inference_mode():
-            model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                min_new_tokens=_TIMED_TOKENS,
-                max_new_tokens=_TIMED_TOKENS,
-                do_sample=False,
-            )
-        taken.append((time.perf_counter() - started) / _TIMED_TOKENS)
-    return statistics.median(taken)
+def _answers(
+    form: Form | None, base: Base, kept: Path, prompts: Sequence[str], max_new_tokens: int
+) -> tuple[list[str], float | None]:
+    """Return what the kept weights answer, and the seconds a token takes where the engine serves them."""
+    adapters = [kept] if isinstance(form, PeftForm) else []
+    with FolderAnswers(base.folder if adapters else kept, max_new_tokens) as answers:
+        if form is not None and not isinstance(form, PeftForm | BaseForm):
+            return form.answer(kept, prompts, answers), None
+        texts = answers.answer(adapters, prompts)
+        return texts, statistics.median(
+            _seconds_a_token(answers, adapters, prompt, base) for prompt in prompts[:_TIMED_CASES]
+        )
+
+
+def _seconds_a_token(answers: FolderAnswers, adapters: Sequence[Path], prompt: str, base: Base) -> float:
+    started = time.perf_counter()
+    [text] = answers.answer(adapters, [prompt])
+    return (time.perf_counter() - started) / len(base.tokenizer(text)["input_ids"])
 
 
 def _peak_bytes(before_bytes: int) -> int:

@@ -1,5 +1,7 @@
 """A trained adapter goes to a running server by the people's own command, and answers there under its alias."""
 
+import asyncio
+
 import httpx
 import pytest
 from typer.testing import CliRunner
@@ -28,7 +30,8 @@ async def test_train_and_push_the_server_answers_with_the_canary(tmp_path, tiny_
     await server.start()
     try:
         push = ("--push", server.http, "--alias", "canary")
-        result = CliRunner().invoke(app, _arguments(tmp_path, tiny_base, tiny_data, SECTION, *push))
+        arguments = _arguments(tmp_path, tiny_base, tiny_data, SECTION, *push)
+        result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
         assert result.exit_code == 0, result.output
         assert "tickets:1" in result.output
         body = {"text": "#Person1#: I want 3 tickets.", "adapters": ["tickets@canary"], "max_new_tokens": 3}
@@ -47,7 +50,8 @@ async def test_train_and_push_the_server_answers_with_the_canary(tmp_path, tiny_
 async def test_trained_base_is_one_the_server_can_be_started_on(tmp_path, tiny_base, tiny_data):
     from tests.unit.training.test_cli import _arguments
 
-    result = CliRunner().invoke(app, _arguments(tmp_path, tiny_base, tiny_data, "full: {}"))
+    arguments = _arguments(tmp_path, tiny_base, tiny_data, "full: {}")
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
     assert result.exit_code == 0, result.output
     folder = tmp_path / "run" / "result"
     server = ServerProcess(tmp_path / "server", {"engine": {"model": str(folder)}}, engine="native")

@@ -1,4 +1,4 @@
-"""ROUGE, one implementation for training (offline) and for the server (online).
+"""ROUGE-1/2/L/Lsum as one figure each: what the server reports online and the cards quote.
 
 The metric itself is the ``evaluate`` module in ``adapters/metrics/rouge``, loaded from that local path: nothing is
 fetched, and ``evaluate`` writes only into its own cache folder (``HF_HOME``). Knows no adapters and no requests.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-_ROUGE_FILE = Path(__file__).parent / "metrics" / "rouge" / "rouge.py"
+_ROUGE_FILE = Path(__file__).parents[1] / "metrics" / "rouge" / "rouge.py"
 
 
 class RougeScorer:
