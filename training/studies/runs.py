@@ -247,7 +247,7 @@ def _answers(
 ) -> tuple[list[str], float | None]:
     """Return what the kept weights answer, and the seconds a token takes where the engine serves them."""
     adapters = [kept] if isinstance(form, PeftForm) else []
-    with FolderAnswers(base.folder if adapters else kept, max_new_tokens) as answers:
+    with FolderAnswers(kept if isinstance(form, BaseForm) else base.folder, max_new_tokens) as answers:
         if form is not None and not isinstance(form, PeftForm | BaseForm):
             return form.answer(kept, prompts, answers), None
         texts = answers.answer(adapters, prompts)

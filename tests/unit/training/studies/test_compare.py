@@ -129,6 +129,24 @@ def test_rank_study_of_a_tiny_model_trains_each_rank_and_tables_it(tmp_path, tin
     assert (tmp_path / "out" / "ranks.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(("method", "is_served"), [("base", True), ("full", True), ("bottleneck", False)])
+def test_run_of_any_kind_of_result_has_its_figures(tmp_path, tiny_base, tiny_data, method, is_served):
+    from training.base_model import load_base
+    from training.studies.runs import RunRequest, train_here
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{RECIPE}\nbase: {tiny_base}\n")
+    figures = train_here(RunRequest(MethodRun("one", method, str(recipe)), 3, 2, str(tiny_data)), tmp_path)
+    num_base = load_base(str(tiny_base)).model.num_parameters()
+    trained = {"base": 0, "full": num_base}.get(method, figures["num_trainable"])
+    assert figures["num_trainable"] == trained
+    assert figures["num_total"] == num_base + (trained if method == "bottleneck" else 0)
+    assert (figures["token_s"] is not None) == is_served
+    assert {len(scores) for scores in figures["scores"].values()} == {2}
+    assert (figures["train_s"] > 0) == (method != "base")
+    assert figures["disk_bytes"] > 0
+
+
 def test_run_apart_that_crashes_says_its_last_word(tmp_path, tiny_data):
     from training.studies.runs import RunRequest, StudyRunError, train_apart
 
