@@ -1,0 +1,1 @@
+"""Studies: runs set side by side, each from one frozen config, each ending in a report folder."""
