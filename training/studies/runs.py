@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import PreTrainedTokenizerFast
 
 from adapters.scoring.overlap import ReferenceMode
@@ -26,7 +25,7 @@ from training.answers import FolderAnswers
 from training.base_model import Base, load_base
 from training.batch import Pair
 from training.checkpoint import RunFolder
-from training.config import AdapterRecipe, LoopConfig, load_adapter_recipe
+from training.config import AdapterRecipe, LoopConfig, load_adapter_recipe, method_of
 from training.data.adaptation import Case, Splits
 from training.data.examples import load_examples
 from training.errors import TrainingConfigError, TrainingError
@@ -171,7 +170,7 @@ def load_task(recipe: str, data: Path, base: Base, num_cases: int) -> Task:
     Raises:
         TrainingError: a bad recipe file, or missing data.
     """
-    loaded = _recipe(MethodRun(recipe, _method_of(Path(recipe)), recipe), seed=0)
+    loaded = _recipe(MethodRun(recipe, method_of(METHODS, Path(recipe)), recipe), seed=0)
     splits = _examples(loaded, base, data)
     return Task(
         loaded.adapter.name, base.pairs(splits.train), splits.validation[:num_cases], loaded.data.max_new_tokens
@@ -219,15 +218,6 @@ def _recipe(run: MethodRun, seed: int) -> AdapterRecipe[Method]:
     if method not in METHODS:
         raise TrainingConfigError(f"unknown method {run.method!r}; known: {', '.join((BASE_ONLY, *METHODS))}")
     return load_adapter_recipe(method, METHODS, Path(run.recipe), [*run.overrides, f"loop.seed={seed}"])
-
-
-def _method_of(recipe: Path) -> str:
-    """Return the method whose section a recipe file has; full fine-tuning needs none."""
-    try:
-        keys = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise TrainingConfigError(f"cannot read recipe {recipe}: {error}") from error
-    return next((name for name in METHODS if name in keys), _UNTRAINED)
 
 
 def _cost(model: torch.nn.Module, run: RunFolder) -> dict[str, Any]:
