@@ -139,7 +139,8 @@ def _report(config: ForgettingConfig, places: StudyPlaces, plain: Sequence[Row],
     if any(row.matrices for several in sweeps.values() for row in several):
         _draw(sweeps, places.out / "sweeps.png", config.swept)
     sections = {
-        "Forgetting by method": _method_text(plain),
+        "Forgetting by method": f"{config.num_cases} cases a task at most: with few cases or one seed, a point or two "
+        "of difference is chance.\n\n" + _method_text(plain),
         f"Held back, for `{config.swept}`": _sweep_text(sweeps),
         "Scores after each task": "\n\n".join(_matrix_text(row) for row in plain if row.matrices),
         "Runs that failed": "\n".join(dict.fromkeys(f"- {error}" for row in rows for error in row.errors)),
