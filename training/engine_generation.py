@@ -1,6 +1,6 @@
 """Batched generation by the native engine: token ids in, token ids out, as they would be served.
 
-The one place where training reaches the server's code; docs/decisions/0006-training-evaluates-through-the-engine.md
+The one place where training reaches the server's code; docs/decisions/0005-training-evaluates-through-the-engine.md
 says why. It knows no text, no metrics and no training.
 """
 
