@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.scoring.overlap import require_examples
+
 _ORDER = 4
 
 
@@ -66,10 +68,7 @@ class BleuScorer:
         Raises:
             ValueError: If there are no examples, an example has no references, or the lengths differ.
         """
-        if not predictions or len(predictions) != len(references):
-            raise ValueError(f"{len(predictions)} predictions and {len(references)} lists of references")
-        if not all(references):
-            raise ValueError("every prediction needs at least one reference")
+        require_examples(predictions, references)
         most = max(map(len, references))
         # sacrebleu wants the first reference of all examples, then the second of all, None where there is none.
         streams = [[each[rank] if rank < len(each) else None for each in references] for rank in range(most)]

@@ -49,6 +49,18 @@ class ReferenceMode(StrEnum):
     JACKKNIFE = "jackknife"
 
 
+def require_examples(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Refuse a corpus that no metric can score.
+
+    Raises:
+        ValueError: If there are no examples, an example has no references, or the lengths differ.
+    """
+    if not predictions or len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions and {len(references)} lists of references")
+    if not all(references):
+        raise ValueError("every prediction needs at least one reference")
+
+
 def combine(overlaps: Sequence[Overlap], mode: ReferenceMode) -> Overlap:
     """Return one overlap for those with each reference.
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from adapters.scoring.overlap import require_examples
+
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _ROUGE_FILE = Path(__file__).parents[1] / "metrics" / "rouge" / "rouge.py"
 
@@ -45,10 +47,7 @@ class RougeScorer:
         Raises:
             ValueError: If there are no examples, an example has no references, or the lengths differ.
         """
-        if not predictions or len(predictions) != len(references):
-            raise ValueError(f"{len(predictions)} predictions and {len(references)} lists of references")
-        if not all(references):
-            raise ValueError("every prediction needs at least one reference")
+        require_examples(predictions, references)
         with self._lock:
             scores = self._metric.compute(
                 predictions=list(predictions), references=[list(several) for several in references]
