@@ -48,6 +48,8 @@ def adapters(
     with reported():
         systems = dict(map(_system, adapter))
         recipe = load_adapter_recipe(method_of(METHODS, config), METHODS, config)
+        if recipe.data.instruction.chain_of_thought:
+            raise TrainingConfigError("whole answers are scored here: set data.instruction.chain_of_thought to false")
         found = load_examples(recipe.data, data).validation
         cases = [EvaluationCase(case.source, case.references) for case in found[: num or None]]
         options = EvaluationOptions(max_new_tokens=recipe.data.max_new_tokens)

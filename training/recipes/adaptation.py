@@ -22,6 +22,7 @@ from training.config import AdapterRecipe, fingerprint
 from training.curve import draw_loss_curve
 from training.data.adaptation import Case, pairs_by_task
 from training.data.examples import load_examples
+from training.data.instructions import extract_answer
 from training.data.mixing import mixture_epoch
 from training.evaluate import lead_3
 from training.loop import Penalty, Trainer
@@ -95,7 +96,8 @@ def fit(
 
     def evaluate(_step: int) -> dict[str, float]:
         prompts = [case.prompt for case in splits.held_out]
-        return measure(answers_of_model(base, model, prompts, recipe.data.max_new_tokens), splits.held_out, scorer)
+        answers = answers_of_model(base, model, prompts, recipe.data.max_new_tokens)
+        return measure(answers_meant(answers, splits.held_out, recipe), splits.held_out, scorer)
 
     trainer = Trainer(
         model=model,
@@ -156,4 +158,15 @@ def compare(
     with FolderAnswers(prepared.base.folder, recipe.data.max_new_tokens) as answers:
         adapted, plain = prepared.form.answer(result, prompts, answers), answers.answer([], prompts)
     by_name = {"adapter": adapted, "base": plain, "lead-3": [lead_3(case.source) for case in cases]}
-    return {name: measure(texts, cases, scorer) for name, texts in by_name.items()}
+    return {name: measure(answers_meant(texts, cases, recipe), cases, scorer) for name, texts in by_name.items()}
+
+
+def answers_meant(texts: Sequence[str], cases: Sequence[Case], recipe: AdapterRecipe[Method]) -> list[str]:
+    """Return what of each text is compared with references: all of it, or of a chain of thought the answer alone.
+
+    Raises:
+        Nothing.
+    """
+    if not recipe.data.instruction.chain_of_thought:
+        return list(texts)
+    return [extract_answer(text, case.choices) for text, case in zip(texts, cases, strict=True)]

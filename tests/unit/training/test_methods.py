@@ -10,6 +10,7 @@ from adapters.base_spec import read_base_spec
 from adapters.codec import CodecLimits, inspect_adapter, read_adapter
 from adapters.errors import UnsupportedAdapterError
 from adapters.manifest import AdapterKind
+from training.data.adaptation import Case
 from training.data.config import MixtureConfig
 from training.errors import TrainingConfigError
 
@@ -240,6 +241,16 @@ def test_train_multitask_learns_from_every_source(under, tmp_path, tiny_base, ti
     assert "2 sources in proportion to their size, up to 4 examples each" in (places.out / "card.md").read_text()
     assert (places.out / ("adapter_config.json" if under == "lora" else "config.json")).is_file()
     assert prepared.form.can_be_pushed == (under == "lora")
+
+
+def test_answers_meant_of_a_chain_of_thought_are_the_answers_alone(tmp_path, tiny_base):
+    from training.recipes.adaptation import answers_meant
+
+    recipe = _recipe(tmp_path, tiny_base, "lora: {}")
+    texts, cases = ["2 and 2 are 4. So the answer is B.", "A"], [Case("", "", ("B",), choices=("A", "B"))] * 2
+    assert answers_meant(texts, cases, recipe) == texts
+    reasoned = replace(recipe.data, instruction=replace(recipe.data.instruction, chain_of_thought=True))
+    assert answers_meant(texts, cases, replace(recipe, data=reasoned)) == ["B", "A"]
 
 
 def test_train_multitask_of_one_source_is_refused(tmp_path, tiny_base, tiny_data):
