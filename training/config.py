@@ -175,20 +175,24 @@ def load_adapter_recipe(
     return typing.cast("AdapterRecipe[MethodT]", _build(AdapterRecipe, values | {"method": method}, path.name))
 
 
-def method_of(methods: Collection[str], path: Path) -> str:
+def method_of(methods: Collection[str], path: Path, above: tuple[Path, ...] = ()) -> str:
     """Return the method whose section a recipe file has, or else the nearest file that it extends.
 
+    Where there is none at all it is `full`, which has nothing to set. `above` are the files that led here.
+
     Raises:
-        TrainingConfigError: unreadable file, or no or several sections.
+        TrainingConfigError: unreadable file, several sections, or a file that extends itself.
     """
+    if path.resolve() in above:
+        raise TrainingConfigError(f"{path.name}: extends itself")
     values = _yaml_of(path)
     found = sorted(values.keys() & set(methods))
-    if len(found) == 1:
-        return found[0]
+    if len(found) > 1:
+        raise TrainingConfigError(f"{path.name}: has sections of several methods: {', '.join(found)}")
     parent = values.get("extends")
-    if found or not isinstance(parent, str):
-        raise TrainingConfigError(f"{path.name}: has the sections of {len(found)} methods, where one is expected")
-    return method_of(methods, path.parent / parent)
+    if not found and isinstance(parent, str):
+        return method_of(methods, path.parent / parent, (*above, path.resolve()))
+    return found[0] if found else "full"
 
 
 def _read(path: Path, not_inherited: Set[str] = frozenset(), above: tuple[Path, ...] = ()) -> dict[str, object]:

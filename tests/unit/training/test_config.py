@@ -175,7 +175,15 @@ def test_method_of_a_recipe_is_its_own_section_or_that_of_the_file_it_extends(tm
     assert method_of(METHODS, _write(tmp_path, "none.yaml", "extends: parent.yaml")) == "lora"
 
 
-@pytest.mark.parametrize("text", ["base: x", "lora: {}\nia3: {}"])
-def test_method_of_no_or_two_sections_is_refused(tmp_path, text):
-    with pytest.raises(TrainingConfigError, match="where one is expected"):
-        method_of(METHODS, _write(tmp_path, "recipe.yaml", text))
+def test_method_of_a_recipe_without_sections_is_full(tmp_path):
+    assert method_of(METHODS, _write(tmp_path, "recipe.yaml", "base: x")) == "full"
+
+
+def test_method_of_two_sections_is_refused(tmp_path):
+    with pytest.raises(TrainingConfigError, match="several methods: ia3, lora"):
+        method_of(METHODS, _write(tmp_path, "recipe.yaml", "lora: {}\nia3: {}"))
+
+
+def test_method_of_a_file_that_extends_itself_is_refused(tmp_path):
+    with pytest.raises(TrainingConfigError, match="extends itself"):
+        method_of(METHODS, _write(tmp_path, "recipe.yaml", "extends: recipe.yaml"))
