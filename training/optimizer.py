@@ -38,7 +38,24 @@ class Optimizer(Protocol):
         """Take over the moments of :meth:`state` and the step count that belongs to them."""
 
 
-class RelativeAdamW:
+class _MasterWeights:
+    """The model's parameters, and the float32 copies that updates are made on, by name."""
+
+    parameters: dict[str, Tensor]
+    masters: dict[str, Tensor]
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Copy the float32 masters into the model's parameters.
+
+        Raises:
+            Nothing.
+        """
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.masters[name])
+
+
+class RelativeAdamW(_MasterWeights):
     """AdamW with updates scaled by the RMS of each tensor and clipped at RMS `clip`. One thread at a time.
 
     It updates float32 masters and copies them into the model's parameters, which may be bfloat16: an update is often
@@ -95,16 +112,6 @@ class RelativeAdamW:
             param.sub_(update, alpha=scale)
         self.write_back()
 
-    @torch.no_grad()
-    def write_back(self) -> None:
-        """Copy the float32 masters into the model's parameters.
-
-        Raises:
-            Nothing.
-        """
-        for name, parameter in self.parameters.items():
-            parameter.copy_(self.masters[name])
-
     def state(self) -> dict[str, Tensor]:
         """Return the moments under `first.` and `second.` names.
 
@@ -125,7 +132,7 @@ class RelativeAdamW:
                 tensor.copy_(state[f"{kind}.{name}"])
 
 
-class PagedAdamW:
+class PagedAdamW(_MasterWeights):
     """Plain AdamW of bitsandbytes, whose moments the driver moves to main memory when the GPU has no room. CUDA only.
 
     Source: Dettmers et al. 2023, arXiv:2305.14314, section 3 (paged optimizers).
@@ -146,9 +153,7 @@ class PagedAdamW:
                 "loop.paged_optimizer needs bitsandbytes: pip install 'medley[quantization]'"
             ) from error
         self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
-        self.masters: dict[str, Tensor] = {
-            name: torch.nn.Parameter(p.detach().float().clone()) for name, p in self.parameters.items()
-        }
+        self.masters = {name: torch.nn.Parameter(p.detach().float().clone()) for name, p in self.parameters.items()}
         self._adamw = PagedAdamW32bit(self.masters.values(), betas=betas, weight_decay=weight_decay)
 
     @torch.no_grad()
@@ -164,16 +169,6 @@ class PagedAdamW:
             group["lr"] = learning_rate
         self._adamw.step()
         self.write_back()
-
-    @torch.no_grad()
-    def write_back(self) -> None:
-        """Copy the float32 masters into the model's parameters.
-
-        Raises:
-            Nothing.
-        """
-        for name, parameter in self.parameters.items():
-            parameter.copy_(self.masters[name])
 
     def state(self) -> dict[str, Tensor]:
         """Return the moments under `first.` and `second.` names; none before the first step.

@@ -6,20 +6,13 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from tests.fixtures.recipes import TICKETS
 from training.cli import app
 from training.methods import METHODS
 
-ABOUT = """
-adapter: {name: tickets, task: summarization, licence: MIT, data_licence: MIT, data_title: Tickets,
-  description: Sums up., prompt_template: "Sum up.\\n\\n{{ text }}", limits: Many.}
-data:
-  sources: [{name: dialogsum, licence: MIT, files: [{path: summaries/dialogsum.jsonl.xz}],
-    columns: {text: dialogue, references: summaries}}]
-  split: {held_out_percent: 40.0}
-  max_new_tokens: 3
-loop: {max_steps: 4, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 2, checkpoint_every: 2, log_every: 1,
-  bfloat16: false, num_threads: 1, tensorboard: false}
-batch_tokens: 300
+ABOUT = f"""{TICKETS}
+loop: {{max_steps: 4, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 2, checkpoint_every: 2, log_every: 1,
+  bfloat16: false, num_threads: 1, tensorboard: false}}
 """
 
 

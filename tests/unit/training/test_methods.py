@@ -10,22 +10,15 @@ from adapters.base_spec import read_base_spec
 from adapters.codec import CodecLimits, inspect_adapter, read_adapter
 from adapters.errors import UnsupportedAdapterError
 from adapters.manifest import AdapterKind
+from tests.fixtures.recipes import TICKETS
 from training.data.adaptation import Case
 from training.data.config import MixtureConfig
 from training.errors import TrainingConfigError
 
 pytestmark = pytest.mark.torch
-ABOUT = """
-adapter: {name: tickets, task: summarization, licence: MIT, data_licence: MIT, data_title: Tickets,
-  description: Sums up., prompt_template: "Sum up.\\n\\n{{ text }}", limits: Many.}
-data:
-  sources: [{name: dialogsum, licence: MIT, files: [{path: summaries/dialogsum.jsonl.xz}],
-    columns: {text: dialogue, references: summaries}}]
-  split: {held_out_percent: 40.0}
-  max_new_tokens: 3
-loop: {max_steps: 3, learning_rate: 0.05, warmup_steps: 1, evaluate_every: 3, checkpoint_every: 3, log_every: 3,
-  relative_updates: false, num_threads: 2, tensorboard: false}
-batch_tokens: 300
+ABOUT = f"""{TICKETS}
+loop: {{max_steps: 3, learning_rate: 0.05, warmup_steps: 1, evaluate_every: 3, checkpoint_every: 3, log_every: 3,
+  relative_updates: false, num_threads: 2, tensorboard: false}}
 """
 SECTIONS = {
     "lora": "lora: {rank: 4, alpha: 8, target_modules: [q, v], rank_pattern: {v: 2}, alpha_pattern: {v: 4}}",

@@ -9,19 +9,12 @@ from typer.testing import CliRunner
 from adapters.adapter_weights import WeightAdapterWeights
 from adapters.base_spec import read_base_spec
 from adapters.codec import CodecLimits, inspect_adapter, read_adapter
+from tests.fixtures.recipes import TICKETS
 
 pytestmark = pytest.mark.torch
-ABOUT = """
-adapter: {name: tickets, task: summarization, licence: MIT, data_licence: MIT, data_title: Tickets,
-  description: Sums up., prompt_template: "Sum up.\\n\\n{{ text }}", limits: Many.}
-data:
-  sources: [{name: dialogsum, licence: MIT, files: [{path: summaries/dialogsum.jsonl.xz}],
-    columns: {text: dialogue, references: summaries}}]
-  split: {held_out_percent: 40.0}
-  max_new_tokens: 5
-loop: {max_steps: 6, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 3, checkpoint_every: 3, log_every: 1,
-  bfloat16: false, num_threads: 1, tensorboard: false}
-batch_tokens: 300
+ABOUT = f"""{TICKETS}
+loop: {{max_steps: 6, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 3, checkpoint_every: 3, log_every: 1,
+  bfloat16: false, num_threads: 1, tensorboard: false}}
 """
 
 

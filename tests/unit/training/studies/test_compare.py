@@ -5,22 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from tests.fixtures.recipes import TICKETS
 from training.errors import TrainingConfigError
 from training.studies.config import CompareConfig, MethodRun, RankConfig, StudyPlaces
 
 pytestmark = pytest.mark.torch
 NUM_CASES = 40
-RECIPE = """
-adapter: {name: tickets, task: summarization, licence: MIT, data_licence: MIT, data_title: Tickets,
-  description: Sums up., prompt_template: "Sum up.\\n\\n{{ text }}", limits: Many.}
-data:
-  sources: [{name: dialogsum, licence: MIT, files: [{path: summaries/dialogsum.jsonl.xz}],
-    columns: {text: dialogue, references: summaries}}]
-  split: {held_out_percent: 40.0}
-  max_new_tokens: 5
-loop: {max_steps: 4, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 4, checkpoint_every: 4, log_every: 1,
-  bfloat16: false, num_threads: 1, tensorboard: false}
-batch_tokens: 300
+RECIPE = f"""{TICKETS}
+loop: {{max_steps: 4, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 4, checkpoint_every: 4, log_every: 1,
+  bfloat16: false, num_threads: 1, tensorboard: false}}
 """
 
 
