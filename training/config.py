@@ -50,6 +50,7 @@ class LoopConfig:
         betas: Decay of the two moments.
         relative_updates: Scale each tensor's update by its own size.
         update_clip: Largest root mean square of a tensor's update before it is scaled; 0 for plain AdamW.
+        orthogonal_updates: Turn the layers' matrices by orthogonalized momentum (Muon); with relative updates only.
         max_grad_norm: Largest norm of the whole gradient; 0 for no limit.
         paged_optimizer: Keep the moments where they can be paged out of GPU memory (bitsandbytes; CUDA only).
         accumulation: Pieces a batch is worked through in, one after another: less memory, the same gradient.
@@ -72,6 +73,7 @@ class LoopConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     relative_updates: bool = True
     update_clip: float = 1.0
+    orthogonal_updates: bool = False
     max_grad_norm: float = 0.0
     paged_optimizer: bool = False
     accumulation: int = 1

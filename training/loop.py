@@ -28,7 +28,7 @@ from training.config import LoopConfig
 from training.errors import CheckpointError, TrainingConfigError, TrainingDataError
 from training.mishaps import explained, not_finite
 from training.objective import Objective, seq2seq_logits
-from training.optimizer import Optimizer, PagedAdamW, RelativeAdamW, learning_rate_at
+from training.optimizer import Optimizer, PagedAdamW, RelativeAdamW, RelativeMuon, learning_rate_at
 from training.run_log import ProgressLine, RunLog
 
 BatchSource = Callable[[int], Iterator[Batch]]
@@ -261,6 +261,8 @@ def _optimizer(trainable: dict[str, Tensor], config: LoopConfig, device: torch.d
         raise TrainingConfigError("loop.paged_optimizer is plain AdamW: set relative_updates: false and update_clip: 0")
     if config.paged_optimizer and device.type == "cuda":
         return PagedAdamW(trainable.items(), betas=config.betas, weight_decay=config.weight_decay)
+    if config.orthogonal_updates:
+        return RelativeMuon(trainable.items(), betas=config.betas)
     return RelativeAdamW(
         trainable.items(),
         betas=config.betas,

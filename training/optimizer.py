@@ -18,6 +18,8 @@ from torch import Tensor
 from training.errors import TrainingConfigError
 
 MIN_RMS = 1e-3
+# Root mean square of an update that torch's Muon makes at a rate of 1, with `match_rms_adamw`.
+_MUON_RMS = 0.2
 
 
 class Optimizer(Protocol):
@@ -132,6 +134,70 @@ class RelativeAdamW(_MasterWeights):
                 tensor.copy_(state[f"{kind}.{name}"])
 
 
+class RelativeMuon(_MasterWeights):
+    """Orthogonalized momentum for the matrices inside the layers, :class:`RelativeAdamW` for everything else.
+
+    An update turns a matrix in all its directions by the same amount, also in those that gradients seldom show. As in
+    RelativeAdamW, the learning rate is the share of a tensor's own size by which it moves.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], betas: tuple[float, float]) -> None:
+        """Take the trainable parameters by name; embeddings and tables of relative positions are no such matrices.
+
+        Raises:
+            Nothing.
+        """
+        self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        rest = {name: p for name, p in self.parameters.items() if not _is_layer_matrix(name, p)}
+        self._adamw = RelativeAdamW(rest.items(), betas=betas)
+        self._matrices = {
+            name: torch.nn.Parameter(p.detach().float()) for name, p in self.parameters.items() if name not in rest
+        }
+        self.masters = {
+            name: self._matrices[name] if name in self._matrices else self._adamw.masters[name]
+            for name in self.parameters
+        }
+        groups = [{"params": [(name, matrix)]} for name, matrix in self._matrices.items()]
+        self._muon = torch.optim.Muon(groups, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+
+    @torch.no_grad()
+    def step(self, gradients: Mapping[str, Tensor | None], learning_rate: float) -> None:
+        """Apply one update; a parameter without a gradient stays as it is.
+
+        Raises:
+            Nothing.
+        """
+        for group, (name, matrix) in zip(self._muon.param_groups, self._matrices.items(), strict=True):
+            gradient = gradients[name]
+            matrix.grad = None if gradient is None else gradient.float()
+            group["lr"] = learning_rate * max(MIN_RMS, _rms(matrix)) / _MUON_RMS
+        self._muon.step()
+        self._adamw.step({name: g for name, g in gradients.items() if name not in self._matrices}, learning_rate)
+        self.write_back()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the momentum under `first.` names, and AdamW's moments; no momentum before the first step.
+
+        Raises:
+            Nothing.
+        """
+        buffers = {name: self._muon.state[matrix].get("momentum_buffer") for name, matrix in self._matrices.items()}
+        momentum = {f"first.{name}": buffer for name, buffer in buffers.items() if buffer is not None}
+        return {**momentum, **self._adamw.state()}
+
+    def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
+        """Take over the moments of :meth:`state` and the step count that belongs to them.
+
+        Raises:
+            KeyError: a moment is missing.
+        """
+        self._adamw.load_state(state, step_count)
+        for name, matrix in self._matrices.items():
+            self._muon.state[matrix]["momentum_buffer"] = state[f"first.{name}"].clone()
+
+
 class PagedAdamW(_MasterWeights):
     """Plain AdamW of bitsandbytes, whose moments the driver moves to main memory when the GPU has no room. CUDA only.
 
@@ -197,6 +263,11 @@ class PagedAdamW(_MasterWeights):
 
 
 _PAGED_MOMENTS = {"first": "state1", "second": "state2"}
+
+
+def _is_layer_matrix(name: str, parameter: Tensor) -> bool:
+    tables = ("shared.", "embed", "lm_head.", "relative_attention_bias.")
+    return parameter.ndim == 2 and not any(table in name for table in tables)
 
 
 def _rms(tensor: Tensor) -> float:
