@@ -25,6 +25,7 @@ from server.core.errors import InvalidArgumentError
 from server.core.outputs import AdapterUse
 from server.core.principal import Principal
 from server.engine.base import ResolvedAdapter
+from server.evaluation.outcome import RolloutPart
 
 # Enough to fetch beside each other; what is fetched once is not fetched by the others who wait for it.
 _MAX_NUM_FETCHES = 4
@@ -38,11 +39,13 @@ class ServableAdapter:
         use: What the caller is told.
         resolved: What the engine is given.
         prompt_template: The adapter's template; empty means the base's.
+        rollout: The rollout that chose this version; None outside of one.
     """
 
     use: AdapterUse
     resolved: ResolvedAdapter
     prompt_template: str
+    rollout: RolloutPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
