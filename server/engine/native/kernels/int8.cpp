@@ -30,8 +30,9 @@ inline __v16si add_products(__v16si sum, __m512i unsigned_bytes, __m512i signed_
     return sum;
 }
 
-// Sums of ROWS rows by BLOCKS blocks of 16 outputs; `use` is called with row, block and the sum.
-template <int ROWS, int BLOCKS, typename Use>
+// Sums of ROWS rows by BLOCKS blocks of 16 outputs; `use` is called with row, block and the sum. With FETCHES the
+// blocks that lie behind these are brought near meanwhile.
+template <int ROWS, int BLOCKS, bool FETCHES, typename Use>
 inline void multiply(const uint8_t *x_NI, const int8_t *weight, int64_t num_inputs, Use use) {
     __v16si sum[ROWS][BLOCKS];
     // Unrolled, all of them: a sum picked by a variable would have to lie in memory.
@@ -44,6 +45,10 @@ inline void multiply(const uint8_t *x_NI, const int8_t *weight, int64_t num_inpu
 #pragma GCC unroll 8
         for (int block = 0; block < BLOCKS; ++block)
             part[block] = _mm512_loadu_si512(weight + (block * num_inputs + in) * LANES);
+        if constexpr (FETCHES)
+#pragma GCC unroll 8
+            for (int block = 0; block < BLOCKS; ++block)
+                _mm_prefetch(weight + ((BLOCKS + block) * num_inputs + in) * LANES, _MM_HINT_T1);
 #pragma GCC unroll 8
         for (int row = 0; row < ROWS; ++row) {
             const __m512i four = four_of(x_NI + row * num_inputs + in);
@@ -69,18 +74,18 @@ struct Linear {
     T *y_NO;
     int64_t num_inputs, num_outputs;
 
-    template <int ROWS, int BLOCKS>
+    template <int ROWS, int BLOCKS, bool FETCHES>
     void tile(int64_t first, int64_t block) const {
-        multiply<ROWS, BLOCKS>(x_NI + first * num_inputs, weight + block * num_inputs * LANES, num_inputs,
-                               [&](int row, int next, __m512i sum) {
-                                   const int64_t out = (block + next) * LANES, at = (first + row) * num_outputs + out;
-                                   sum = _mm512_sub_epi32(sum, _mm512_loadu_si512(sum_O + out));
-                                   const __m512 scale =
-                                       _mm512_mul_ps(load(scale_O + out), _mm512_set1_ps(x_scale_N[first + row]));
-                                   __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
-                                   if (residual_NO) y = _mm512_add_ps(y, load(residual_NO + at));
-                                   store(y_NO + at, y);
-                               });
+        multiply<ROWS, BLOCKS, FETCHES>(
+            x_NI + first * num_inputs, weight + block * num_inputs * LANES, num_inputs,
+            [&](int row, int next, __m512i sum) {
+                const int64_t out = (block + next) * LANES, at = (first + row) * num_outputs + out;
+                sum = _mm512_sub_epi32(sum, _mm512_loadu_si512(sum_O + out));
+                const __m512 scale = _mm512_mul_ps(load(scale_O + out), _mm512_set1_ps(x_scale_N[first + row]));
+                __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+                if (residual_NO) y = _mm512_add_ps(y, load(residual_NO + at));
+                store(y_NO + at, y);
+            });
     }
 };
 

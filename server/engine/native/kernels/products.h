@@ -19,8 +19,9 @@
 
 namespace medley {
 
-// Sums of ROWS rows by BLOCKS blocks of 16 outputs; `use` is called with row, block and the sum.
-template <typename Type, int ROWS, int BLOCKS, typename Use>
+// Sums of ROWS rows by BLOCKS blocks of 16 outputs; `use` is called with row, block and the sum. With FETCHES the
+// blocks that lie behind these are brought near meanwhile.
+template <typename Type, int ROWS, int BLOCKS, bool FETCHES = false, typename Use>
 inline void multiply(const typename Type::Number *x, int64_t x_stride, const typename Type::Number *weight,
                      int64_t num_inputs, Use use) {
     __m512 sum[ROWS][BLOCKS];
@@ -34,6 +35,10 @@ inline void multiply(const typename Type::Number *x, int64_t x_stride, const typ
 #pragma GCC unroll 8
         for (int block = 0; block < BLOCKS; ++block)
             part[block] = Type::block(weight + (block * num_inputs + in) * LANES);
+        if constexpr (FETCHES)
+#pragma GCC unroll 8
+            for (int block = 0; block < BLOCKS; ++block)
+                _mm_prefetch(weight + ((BLOCKS + block) * num_inputs + in) * LANES, _MM_HINT_T1);
 #pragma GCC unroll 8
         for (int row = 0; row < ROWS; ++row) {
             const typename Type::Operand input = Type::input(x + row * x_stride + in);
@@ -55,15 +60,16 @@ struct Linear {
     Number *y_NO;
     int64_t num_inputs, num_outputs;
 
-    template <int ROWS, int BLOCKS>
+    template <int ROWS, int BLOCKS, bool FETCHES>
     void tile(int64_t first, int64_t block) const {
         const int64_t corner = first * num_outputs + block * LANES;
-        multiply<Type, ROWS, BLOCKS>(x_NI + first * num_inputs, num_inputs, weight + block * num_inputs * LANES,
-                                     num_inputs, [&](int row, int next, __m512 sum) {
-                                         const int64_t at = corner + row * num_outputs + next * LANES;
-                                         if (residual_NO) sum = _mm512_add_ps(sum, load(residual_NO + at));
-                                         store(y_NO + at, sum);
-                                     });
+        multiply<Type, ROWS, BLOCKS, FETCHES>(x_NI + first * num_inputs, num_inputs,
+                                              weight + block * num_inputs * LANES, num_inputs,
+                                              [&](int row, int next, __m512 sum) {
+                                                  const int64_t at = corner + row * num_outputs + next * LANES;
+                                                  if (residual_NO) sum = _mm512_add_ps(sum, load(residual_NO + at));
+                                                  store(y_NO + at, sum);
+                                              });
     }
 };
 
