@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from training.config import AdapterRecipe, BaseRecipe
 from training.methods import Method, method_name
 
 _COLUMNS = (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L"))
+
+
+class Sample(NamedTuple):
+    """An answer of the published adapter beside what it was compared with."""
+
+    reference: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class AdapterFacts:
         num_steps: Updates.
         num_tokens: Tokens that counted, source and target.
         elapsed_s: Seconds of training, without evaluation.
+        samples: Answers to the first validation examples, as many as the recipe asks for.
     """
 
     recipe: AdapterRecipe[Method]
@@ -41,6 +50,7 @@ class AdapterFacts:
     num_steps: int
     num_tokens: int
     elapsed_s: float
+    samples: Sequence[Sample]
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ ROUGE F-measure in percent (`rouge_score`, stemmed), over the whole validation s
 ({facts.num_validation} dialogues), greedy, at most {recipe.data.max_new_tokens} new tokens, float32:
 
 {_table(table, names)}
-
+{_sample_section(facts.samples)}
 ## Limits
 
 {about.limits.strip()}
@@ -164,6 +174,25 @@ def _table(table: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -
         for who, scores in table.items()
     ]
     return "\n".join([header, *rows])
+
+
+def _sample_section(samples: Sequence[Sample]) -> str:
+    if not samples:
+        return ""
+    rows = "\n".join(f"| {_in_cell(sample.reference)} | {_in_cell(sample.answer)} |" for sample in samples)
+    return f"""
+## Samples
+
+The first of the validation split, not chosen:
+
+| a person's | its own |
+| --- | --- |
+{rows}
+"""
+
+
+def _in_cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _hardware(num_threads: int) -> str:

@@ -106,7 +106,7 @@ class BaseRecipe:
 
 @dataclass(frozen=True)
 class AdapterIdentity:
-    """What the adapter's manifest and card say of it."""
+    """What the adapter's manifest and card say of it; `num_samples` validation answers stand in the card."""
 
     name: str
     task: str
@@ -116,6 +116,7 @@ class AdapterIdentity:
     description: str
     prompt_template: str
     limits: str
+    num_samples: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from training.data.sources import Turn
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]{3,}")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+(?: [A-Z][a-z]+)*")
+_LONG_QUOTE_WORDS = 80
 _NUMBER = re.compile(r"\$?\d+(?:[.,:-]\d+)*(?: ?(?:am|pm|%))?")
 
 
@@ -204,6 +205,30 @@ def repeat_words(rng: random.Random, turns: Sequence[Turn]) -> Example | None:
     words = [word for turn in turns for word in turn.text.split()]
     picked = " ".join(rng.sample(words, min(len(words), rng.randint(3, 20))))
     return Example("repeat_words", rng.choice(("Repeat: ", "Copy this text: ")) + picked, picked)
+
+
+def long_quote(rng: random.Random, turns: Sequence[Turn]) -> Example | None:
+    """Quote all that one speaker says, or all from a given line on: answers of up to `_LONG_QUOTE_WORDS` words.
+
+    Raises:
+        Nothing.
+    """
+    if rng.random() < 0.5:
+        speaker = rng.choice([turn.speaker for turn in turns])
+        lines = [turn.text for turn in turns if turn.speaker == speaker]
+        instruction = rng.choice(("Quote everything {} says.", "Copy all the lines of {}.")).format(speaker)
+    else:
+        first = rng.randrange(len(turns))
+        start = " ".join(render(turns[first : first + 1]).split(" ")[:5])
+        if sum(render([turn]).startswith(start) for turn in turns) != 1:
+            return None
+        lines = render(turns[first:]).split("\n")
+        wording = rng.choice(('Copy the conversation from "{}" on.', 'Quote all lines from "{}" to the end.'))
+        instruction = wording.format(start)
+    target = "\n".join(lines)
+    if len(lines) < 2 or len(target.split()) > _LONG_QUOTE_WORDS:
+        return None
+    return Example("long_quote", with_instruction(rng, instruction, render(turns)), target)
 
 
 COPY_TASKS: tuple[tuple[Task, float], ...] = (

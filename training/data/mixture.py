@@ -85,6 +85,8 @@ class Mixture:
         """
         makers: dict[str, Callable[[random.Random], Example | None]] = {
             "copy": lambda rng: copy_tasks.draw_copy_task(rng, self._dialogue(rng)),
+            "long_quote": lambda rng: copy_tasks.long_quote(rng, self._dialogue(rng)),
+            "retelling": lambda rng: weak_summaries.retelling(rng, self._two_party(rng)),
             "reported_summary": lambda rng: weak_summaries.reported_summary(rng, self._two_party(rng)),
             "key_lines": lambda rng: weak_summaries.key_lines(rng, self._dialogue(rng)),
             "gap_lines": lambda rng: weak_summaries.gap_lines(rng, self._dialogue(rng)),

@@ -27,7 +27,14 @@ SUMMARY_WORDINGS = (
     "Give a summary of what was said.",
     "Sum up the dialogue in one or two sentences.",
 )
+RETELLING_WORDINGS = (
+    "Report everything that is said, in the third person.",
+    "Retell the conversation in full.",
+    "Turn the dialogue into reported speech.",
+)
 TITLE_WORDINGS = ("What is the topic of the conversation?", "Give the conversation a short title.", "Name the topic.")
+_REPORT_WORDS = 25
+_RETELLING_WORDS = 80
 _SENTENCE = re.compile(r"[^.!?]+[.!?]*")
 _OPENER = re.compile(
     r"^(?:(?:oh|ok|okay|yes|yeah|yep|no|nope|well|so|and|but|hi|hello|hey|sure|alright|right|great|thanks|thank you|"
@@ -193,6 +200,9 @@ def third_person(sentence: str, speaker: str, other: str) -> str | None:
         rest = re.sub(r"^\w+", "", text, count=1)
         predicate = _conjugate(rest)
         return None if predicate is None else f"{speaker} {_swap_pronouns(predicate, speaker, other)}."
+    if re.match(r"^you [a-z']+ ", text, re.I):
+        predicate = _conjugate(text[len("you") :])
+        return predicate and f"{speaker} tells {other} that {other} {_swap_pronouns(predicate, speaker, other)}."
     if re.match(r"^(?:you|your)\b", text, re.I):
         return f"{speaker} tells {other} that {_swap_pronouns(text[0].lower() + text[1:], speaker, other)}."
     if re.match(r"^(?:it|there|the|this|that|he|she|they|my)\b", text, re.I):
@@ -215,7 +225,7 @@ def _report_question(text: str, speaker: str, other: str) -> str | None:
     if match:
         verb = _IRREGULAR.get(match.group(1).lower(), match.group(1).lower())
         return f"{speaker} asks if {other} {verb} {_swap_pronouns(match.group(2), speaker, other)}."
-    match = re.match(r"^(?:what|who)(?:'s| is| are) (your|the) (.+)$", text, re.I)
+    match = re.match(r"^(?:what|who)(?:'s| is| are) (your|the) (.+?)(?: about)?$", text, re.I)
     if match:
         return f"{speaker} asks about {_swap_pronouns(match.group(1).lower() + ' ' + match.group(2), speaker, other)}."
     return None
@@ -238,6 +248,9 @@ def _conjugate(rest: str) -> str | None:
     if len(words) < 2 or (not words[0].isalpha() and words[0].lower() not in ("don't", "can't", "didn't", "won't")):
         return None
     verb = words[0].lower()
+    if verb.endswith("ly") and verb not in ("rely", "reply", "apply", "supply", "fly"):
+        predicate = _conjugate(f" {' '.join(words[1:])}")
+        return predicate and f"{verb} {predicate}"
     if verb == "don't":
         return " ".join(["doesn't", *words[1:]])
     past = verb.endswith("ed") and not verb.endswith("eed")
@@ -300,7 +313,7 @@ def reported_summary(rng: random.Random, turns: Sequence[Turn]) -> Example | Non
     limit = rng.randint(12, 30)
     for _, index, speaker, sentence in salient_sentences(turns):
         report = third_person(sentence, speaker, speakers[1 - speakers.index(speaker)])
-        if report is None or len(report.split()) > 25 or report in (text for _, text in picked):
+        if report is None or len(report.split()) > _REPORT_WORDS or report in (text for _, text in picked):
             continue
         picked.append((index, report))
         words += len(report.split())
@@ -311,6 +324,29 @@ def reported_summary(rng: random.Random, turns: Sequence[Turn]) -> Example | Non
     target = _join_reports([report for _, report in sorted(picked)])
     cue = rng.choice(("Summary:", "Summary:", "Answer:"))
     return Example("reported_summary", with_instruction(rng, rng.choice(SUMMARY_WORDINGS), render(turns), cue), target)
+
+
+def retelling(rng: random.Random, turns: Sequence[Turn]) -> Example | None:
+    """Report every sentence that a rule fits, in order: many more answer words for one reading than a summary gives.
+
+    Raises:
+        Nothing.
+    """
+    speakers = list(dict.fromkeys(turn.speaker for turn in turns))
+    if len(speakers) != 2:
+        return None
+    reports: dict[str, None] = {}
+    for turn in turns:
+        other = speakers[1 - speakers.index(turn.speaker)]
+        for sentence in _SENTENCE.findall(turn.text):
+            report = third_person(sentence, turn.speaker, other)
+            if report is not None and len(report.split()) <= _REPORT_WORDS:
+                reports[report] = None
+    target = _join_reports(list(reports)) if len(reports) > 1 else ""
+    if not target or len(target.split()) > _RETELLING_WORDS:
+        return None
+    source = with_instruction(rng, rng.choice(RETELLING_WORDINGS), render(turns), rng.choice(("Report:", "Answer:")))
+    return Example("retelling", source, target)
 
 
 def _join_reports(reports: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from adapters.scoring import RougeScorer
 from training.answers import FolderAnswers, answers_of_model
 from training.base_model import Base
 from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, collate, collate_causal, length_batches
-from training.card import AdapterFacts, adapter_card
+from training.card import AdapterFacts, Sample, adapter_card
 from training.checkpoint import RunFolder
 from training.config import AdapterRecipe, fingerprint
 from training.curve import draw_loss_curve
@@ -116,7 +116,9 @@ def fit(
         trainer.resume(from_step)
     state = trainer.run()
     shutil.copytree(trainer.folder.best(state.best_step), places.out, dirs_exist_ok=True)
-    table = compare(recipe, prepared, places.out, splits.validation, scorer)
+    answers = answers_of_all(recipe, prepared, places.out, splits.validation)
+    table = {name: measure(texts, splits.validation, scorer) for name, texts in answers.items()}
+    samples = zip(splits.validation[: recipe.adapter.num_samples], answers["adapter"], strict=False)
     form.label(recipe.adapter, table["adapter"], places.out)
     facts = AdapterFacts(
         recipe=recipe,
@@ -128,6 +130,7 @@ def fit(
         num_steps=state.step,
         num_tokens=state.num_tokens,
         elapsed_s=state.elapsed_s,
+        samples=[Sample(case.references[0], answer) for case, answer in samples],
     )
     (places.out / "card.md").write_text(adapter_card(facts, table), encoding="utf-8")
     draw_loss_curve(trainer.folder.log, places.run / "loss.png", recipe.adapter.name)
@@ -143,10 +146,10 @@ def measure(answers: Sequence[str], cases: Sequence[Case], scorer: RougeScorer) 
     return {name: round(scores[name], 2) for name in SCORES}
 
 
-def compare(
-    recipe: AdapterRecipe[Method], prepared: Prepared, result: Path, cases: Sequence[Case], scorer: RougeScorer
-) -> dict[str, dict[str, float]]:
-    """Measure the published result, the base alone with the same prompts, and LEAD-3, on the same cases.
+def answers_of_all(
+    recipe: AdapterRecipe[Method], prepared: Prepared, result: Path, cases: Sequence[Case]
+) -> dict[str, list[str]]:
+    """Return the answers of the published result, of the base alone with the same prompts, and of LEAD-3.
 
     The files are loaded afresh, in float32, as the server would serve them.
 
@@ -158,7 +161,7 @@ def compare(
     with FolderAnswers(prepared.base.folder, recipe.data.max_new_tokens) as answers:
         adapted, plain = prepared.form.answer(result, prompts, answers), answers.answer([], prompts)
     by_name = {"adapter": adapted, "base": plain, "lead-3": [lead_3(case.source) for case in cases]}
-    return {name: measure(answers_meant(texts, cases, recipe), cases, scorer) for name, texts in by_name.items()}
+    return {name: answers_meant(texts, cases, recipe) for name, texts in by_name.items()}
 
 
 def answers_meant(texts: Sequence[str], cases: Sequence[Case], recipe: AdapterRecipe[Method]) -> list[str]:

@@ -75,3 +75,13 @@ def test_list_names_and_numbers_keep_the_order_of_mention():
 
 def test_parse_turns_rendered_dialogue_comes_back():
     assert parse_turns(TEXT) == DIALOGUE
+
+
+def test_long_quote_answer_is_a_speakers_lines_or_the_rest_of_the_text():
+    by_speaker = {"\n".join(turn.text for turn in DIALOGUE if turn.speaker == f"#Person{n}#") for n in (1, 2)}
+    answers = {example.target for example in _draws(copy_tasks.long_quote)}
+    endings = answers - by_speaker
+    assert by_speaker & answers
+    assert endings
+    assert all(TEXT.endswith("\n" + ending) or ending == TEXT for ending in endings)
+    assert all("\n" in answer for answer in answers)

@@ -18,12 +18,13 @@ loop: {{max_steps: 6, learning_rate: 0.01, warmup_steps: 1, evaluate_every: 3, c
 """
 
 
-def _train(command, tmp_path, base, data, extra):
+def _train(command, tmp_path, base, data, extra, *overrides):
     from training.cli import app
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"{ABOUT}\nbase: {base}\n{extra}\n")
     arguments = [command, "--config", str(recipe), "--data", str(data), "--run", str(tmp_path / "run")]
+    arguments += [word for override in overrides for word in ("--set", override)]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return tmp_path / "run" / "result"
@@ -59,7 +60,15 @@ def test_train_lora_manifest_and_card_say_what_was_made(tmp_path, tiny_base, tin
     card = (out / "card.md").read_text()
     assert "LEAD-3" in card
     assert "seed 13" in card
+    assert "Samples" not in card
     assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
+
+
+def test_train_lora_card_shows_the_first_validation_answers_where_asked(tmp_path, tiny_base, tiny_data):
+    out = _train("lora", tmp_path, tiny_base, tiny_data, "lora: {rank: 4, alpha: 8}", "adapter.num_samples=1")
+    card = (out / "card.md").read_text()
+    assert "\n| #Person1# buys 20 tickets. | " in card
+    assert "buys 21 tickets" not in card
 
 
 def test_train_prompt_trains_every_row_that_is_used(tmp_path, tiny_base, tiny_data):

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from training.data.sources import Turn
-from training.data.weak_summaries import reported_summary, third_person, title
+from training.data.weak_summaries import reported_summary, retelling, third_person, title
 
 CASES = [
     ("I'd like to book a table for two.", "Anna would like to book a table for two."),
@@ -17,6 +17,11 @@ CASES = [
     ("I pay for your lunch today.", "Anna pays for Ben's lunch today."),
     ("What's your phone number again?", "Anna asks about Ben's phone number again."),
     ("It is raining in the north.", "Anna says it is raining in the north."),
+    ("I personally find it sad.", "Anna personally finds it sad."),
+    ("You have to see my house.", "Anna tells Ben that Ben has to see Anna's house."),
+    ("You don't know the way there.", "Anna tells Ben that Ben doesn't know the way there."),
+    ("You should try the soup there.", "Anna tells Ben that Ben should try the soup there."),
+    ("What is the movie about?", "Anna asks about the movie."),
 ]
 
 
@@ -41,6 +46,26 @@ def test_reported_summary_names_speakers_and_drops_the_first_person():
     assert example is not None
     assert "#Person1#" in example.target
     assert not {"I", "my", "me"} & set(example.target.split())
+
+
+def test_retelling_reports_all_that_a_rule_fits_in_order():
+    turns = [
+        Turn("#Person1#", "Hi! I want to find a restaurant in Oakland. I like Thai food."),
+        Turn("#Person2#", "Blue or green? Can you wait a minute?"),
+        Turn("#Person1#", "I can wait for you."),
+    ]
+    example = retelling(random.Random(3), turns)
+    assert example is not None
+    assert example.target == (
+        "#Person1# wants to find a restaurant in Oakland and likes Thai food. "
+        "#Person2# asks #Person1# to wait a minute. #Person1# can wait for #Person2#."
+    )
+
+
+def test_retelling_of_a_single_report_or_of_three_speakers_is_none():
+    said = "I want to find a restaurant in Oakland."
+    assert retelling(random.Random(3), [Turn("A", said), Turn("B", "Yes.")]) is None
+    assert retelling(random.Random(3), [Turn(name, said) for name in "ABC"]) is None
 
 
 def test_title_wish_becomes_a_short_title():
