@@ -101,12 +101,12 @@ class Trainer:
         self.fingerprint, self.objective, self.penalty, self.title = fingerprint, objective, penalty, title
         self.evaluate, self.score, self.export = evaluate, score, export
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = _optimizer(self.trainable, config, self.device)
+        # Dropout draws from one generator: parts that ran side by side would draw in no fixed order.
+        self.num_lanes = 1 if self.device.type == "cuda" or _drops_out(model) else config.num_threads
+        self.optimizer = _optimizer(self.trainable, config, self.device, self.num_lanes)
         stable_until = config.max_steps - round(config.max_steps * config.cooldown_share)
         self.state = RunState(0, 0, 0, 0, 0.0, float("-inf"), 0, fingerprint, stable_until)
         model.to(torch.bfloat16 if config.bfloat16 else torch.float32)
-        # Dropout draws from one generator: parts that ran side by side would draw in no fixed order.
-        self.num_lanes = 1 if self.device.type == "cuda" or _drops_out(model) else config.num_threads
 
     def resume(self, step: int | None = None) -> None:
         """Take over the checkpoint of `step`, or the latest; what came after it is forgotten.
@@ -201,8 +201,14 @@ class Trainer:
         rate = self._learning_rate()
         if not math.isfinite(loss):
             raise not_finite(loss, self.state.step, rate, self.folder)
+        torch.set_num_threads(self._threads_a_lane)
         self.optimizer.step(_limited(gradients, self.config.max_grad_norm), rate)
+        torch.set_num_threads(self.config.num_threads)
         return loss
+
+    @property
+    def _threads_a_lane(self) -> int:
+        return self.config.num_threads // self.num_lanes
 
     def _learning_rate(self) -> float:
         return learning_rate_at(
@@ -215,7 +221,7 @@ class Trainer:
 
     def _part(self, part: Batch, num_labels: int, num_parts: int) -> tuple[float, tuple[Tensor | None, ...]]:
         """Return a part's share of the mean loss over `num_labels` labels, and its gradients."""
-        torch.set_num_threads(self.config.num_threads // self.num_lanes)
+        torch.set_num_threads(self._threads_a_lane)
         arrays = (part.input_ids, part.attention_mask, part.labels)
         ids, mask, labels = (torch.from_numpy(a).to(self.device) for a in arrays)
         logits = self.objective(self.model, ids, mask, labels)
@@ -256,13 +262,13 @@ class Trainer:
         self.folder.forget_old(self.config.keep_checkpoints)
 
 
-def _optimizer(trainable: dict[str, Tensor], config: LoopConfig, device: torch.device) -> Optimizer:
+def _optimizer(trainable: dict[str, Tensor], config: LoopConfig, device: torch.device, num_lanes: int) -> Optimizer:
     if config.paged_optimizer and (config.relative_updates or config.update_clip):
         raise TrainingConfigError("loop.paged_optimizer is plain AdamW: set relative_updates: false and update_clip: 0")
     if config.paged_optimizer and device.type == "cuda":
         return PagedAdamW(trainable.items(), betas=config.betas, weight_decay=config.weight_decay)
     if config.orthogonal_updates:
-        return RelativeMuon(trainable.items(), betas=config.betas)
+        return RelativeMuon(trainable.items(), config.betas, num_lanes)
     return RelativeAdamW(
         trainable.items(),
         betas=config.betas,

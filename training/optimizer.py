@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -138,12 +139,15 @@ class RelativeMuon(_MasterWeights):
     """Orthogonalized momentum for the matrices inside the layers, :class:`RelativeAdamW` for everything else.
 
     An update turns a matrix in all its directions by the same amount, also in those that gradients seldom show. As in
-    RelativeAdamW, the learning rate is the share of a tensor's own size by which it moves.
+    RelativeAdamW, the learning rate is the share of a tensor's own size by which it moves. Matrices are shared
+    out among `num_lanes` threads.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
 
-    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], betas: tuple[float, float]) -> None:
+    def __init__(
+        self, named_parameters: Iterable[tuple[str, Tensor]], betas: tuple[float, float], num_lanes: int = 1
+    ) -> None:
         """Take the trainable parameters by name; embeddings and tables of relative positions are no such matrices.
 
         Raises:
@@ -159,8 +163,14 @@ class RelativeMuon(_MasterWeights):
             name: self._matrices[name] if name in self._matrices else self._adamw.masters[name]
             for name in self.parameters
         }
+        # One group a matrix, as each has a rate of its own.
         groups = [{"params": [(name, matrix)]} for name, matrix in self._matrices.items()]
-        self._muon = torch.optim.Muon(groups, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        self._lanes = [
+            torch.optim.Muon(own, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+            for own in (groups[lane::num_lanes] for lane in range(num_lanes))
+            if own
+        ]
+        self._pool = ThreadPoolExecutor(num_lanes)
 
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor | None], learning_rate: float) -> None:
@@ -169,11 +179,10 @@ class RelativeMuon(_MasterWeights):
         Raises:
             Nothing.
         """
-        for group, (name, matrix) in zip(self._muon.param_groups, self._matrices.items(), strict=True):
+        for name, matrix in self._matrices.items():
             gradient = gradients[name]
             matrix.grad = None if gradient is None else gradient.float()
-            group["lr"] = learning_rate * max(MIN_RMS, _rms(matrix)) / _MUON_RMS
-        self._muon.step()
+        list(self._pool.map(lambda lane: _turn(lane, learning_rate, torch.get_num_threads()), self._lanes))
         self._adamw.step({name: g for name, g in gradients.items() if name not in self._matrices}, learning_rate)
         self.write_back()
 
@@ -183,8 +192,8 @@ class RelativeMuon(_MasterWeights):
         Raises:
             Nothing.
         """
-        buffers = {name: self._muon.state[matrix].get("momentum_buffer") for name, matrix in self._matrices.items()}
-        momentum = {f"first.{name}": buffer for name, buffer in buffers.items() if buffer is not None}
+        buffers = {matrix: kept["momentum_buffer"] for lane in self._lanes for matrix, kept in lane.state.items()}
+        momentum = {f"first.{name}": buffers[m] for name, m in self._matrices.items() if m in buffers}
         return {**momentum, **self._adamw.state()}
 
     def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
@@ -194,8 +203,17 @@ class RelativeMuon(_MasterWeights):
             KeyError: a moment is missing.
         """
         self._adamw.load_state(state, step_count)
-        for name, matrix in self._matrices.items():
-            self._muon.state[matrix]["momentum_buffer"] = state[f"first.{name}"].clone()
+        names = {matrix: name for name, matrix in self._matrices.items()}
+        for lane in self._lanes:
+            for matrix in (group["params"][0] for group in lane.param_groups):
+                lane.state[matrix]["momentum_buffer"] = state[f"first.{names[matrix]}"].clone()
+
+
+def _turn(lane: torch.optim.Muon, learning_rate: float, num_threads: int) -> None:
+    torch.set_num_threads(num_threads)  # a thread has its own number
+    for group in lane.param_groups:
+        group["lr"] = learning_rate * max(MIN_RMS, _rms(group["params"][0])) / _MUON_RMS
+    lane.step()
 
 
 class PagedAdamW(_MasterWeights):
