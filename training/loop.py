@@ -7,6 +7,7 @@ Legend: B rows, L output positions, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
@@ -297,5 +298,5 @@ def _limited(gradients: dict[str, Tensor | None], max_norm: float) -> dict[str, 
 
 def _total(gradients: tuple[Tensor | None, ...]) -> Tensor | None:
     """Add the parts' gradients in order; None where no part used the parameter."""
-    present = [gradient.float() for gradient in gradients if gradient is not None]
-    return torch.stack(present).sum(0) if len(present) > 1 else next(iter(present), None)
+    present = [gradient for gradient in gradients if gradient is not None]
+    return functools.reduce(torch.add, present[1:], present[0].float()) if present else None
