@@ -5,26 +5,8 @@ Used from the event loop's thread only.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class FinishedRequest:
-    """What scoring needs of a finished request.
-
-    Attributes:
-        request_id: The request.
-        text: What was answered.
-        adapters: ``base``, ``name:version`` or two joined by ``+``.
-        digests: Content addresses of those adapters.
-        who: Who asked; others cannot find it.
-    """
-
-    request_id: str
-    text: str
-    adapters: str
-    digests: tuple[str, ...] = ()
-    who: str = ""
+from server.evaluation.records import Record
 
 
 class FinishedWindow:
@@ -41,24 +23,24 @@ class FinishedWindow:
         self._max_num_requests = max_num_requests
         self._ttl_s = ttl_s
         self._clock = clock
-        self._requests: OrderedDict[tuple[str, str], tuple[float, FinishedRequest]] = OrderedDict()
+        self._requests: OrderedDict[tuple[str, str], tuple[float, Record]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def add(self, finished: FinishedRequest) -> None:
+    def add(self, record: Record) -> None:
         """Keep a request, dropping what is too old or too many."""
         now_s = self._clock()
-        key = finished.who, finished.request_id
+        key = record.outcome.who, record.outcome.request_id
         self._requests.pop(key, None)
-        self._requests[key] = (now_s, finished)
+        self._requests[key] = (now_s, record)
         while len(self._requests) > self._max_num_requests or self._oldest_s() < now_s - self._ttl_s:
             self._requests.popitem(last=False)
 
-    def get(self, who: str, request_id: str) -> FinishedRequest | None:
+    def get(self, who: str, request_id: str) -> Record | None:
         """Return a request of somebody, or None if it is unknown or too old."""
-        added_s, finished = self._requests.get((who, request_id), (0.0, None))
-        return finished if added_s >= self._clock() - self._ttl_s else None
+        added_s, record = self._requests.get((who, request_id), (0.0, None))
+        return record if added_s >= self._clock() - self._ttl_s else None
 
     def _oldest_s(self) -> float:
         return next(iter(self._requests.values()))[0]
