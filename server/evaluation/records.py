@@ -15,10 +15,12 @@ class Record:
     Attributes:
         key: Its own among those of all servers.
         outcome: The request.
+        metrics: Names of what it is to be scored by; empty for the scorer's own choice.
     """
 
     key: str
     outcome: Outcome
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,9 @@ class Entry:
     scores: Mapping[str, float] | None = None
 
 
-def new_record(outcome: Outcome) -> Record:
-    """Return a request under a new key."""
-    return Record(uuid.uuid4().hex, outcome)
+def new_record(outcome: Outcome, metrics: tuple[str, ...] = ()) -> Record:
+    """Return a request under a new key, with the names of what it is to be scored by."""
+    return Record(uuid.uuid4().hex, outcome, metrics)
 
 
 def hash_text(text: str) -> str:

@@ -161,6 +161,7 @@ class EvaluationStore:
             "rollout_id": None if rollout is None else rollout.rollout_id,
             "arm": None if rollout is None else str(rollout.arm),
             "signals": dict(entry.signals),
+            "metrics": list(entry.record.metrics),
             # PostgreSQL takes every letter but this one.
             "text": outcome.text.replace(_NUL, "\N{REPLACEMENT CHARACTER}") if self.store_texts else None,
         }
@@ -205,4 +206,4 @@ def _record(row: sa.RowMapping) -> Record:
         text=fields["text"],
         rollout=None if arm is None else RolloutPart(fields["rollout_id"], Arm(arm)),
     )
-    return Record(fields["key"], outcome)
+    return Record(fields["key"], outcome, tuple(fields["metrics"]))

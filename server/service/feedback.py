@@ -36,15 +36,18 @@ class FeedbackService:
         """Keep the room."""
         self._room = room
 
-    def ended(self, outcome: Outcome, source: str, references: Sequence[str]) -> "Future[Mapping[str, float]] | None":
+    def ended(
+        self, outcome: Outcome, source: str, references: Sequence[str], metrics: tuple[str, ...] = ()
+    ) -> "Future[Mapping[str, float]] | None":
         """Take an ended request, without waiting; return its scores to come where it has references.
 
         Args:
             outcome: The request; with its text, if the answer is good.
             source: What the answer was made of.
             references: Texts that came with the request.
+            metrics: Names of what it is scored by; empty for the scorer's own choice.
         """
-        record = new_record(outcome)
+        record = new_record(outcome, metrics)
         if outcome.code == OK:
             self._room.window.add(record)
         if references or self._room.sampler.takes(outcome):
@@ -98,6 +101,9 @@ class FeedbackService:
             ResourceExhaustedError: If too many texts wait to be scored or written.
             UnavailableError: If the scores cannot be written.
         """
+        shadow = self._room.window.shadow_of(record)
+        if shadow is not None:
+            self._room.evaluator.offer_quietly(shadow, references)
         if self._room.store.store_texts:
             # From here on a crash does not lose them: they are scored when a server looks for what waits.
             await asyncio.wrap_future(self._room.recorder.save(record, references))

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("rollout_id", sa.String(64), nullable=True),
         sa.Column("arm", sa.String(16), nullable=True),
         sa.Column("signals", sa.JSON, nullable=False),
+        sa.Column("metrics", sa.JSON, nullable=False),
         sa.Column("text", sa.Text, nullable=True),
         sa.Index("evaluation_requests_by_caller", "who", "request_id"),
         sa.Index("evaluation_requests_by_adapters", "adapters", "finished_s"),
