@@ -25,7 +25,7 @@ from server.api.grpc.config import GrpcConfig
 from server.api.http.config import HttpConfig
 from server.core.errors import InvalidArgumentError
 from server.engine.factory import EngineConfig
-from server.evaluation.evaluator import EvaluationConfig
+from server.evaluation.config import EvaluationConfig
 from server.observability.logging import LogConfig
 from server.observability.metrics import MetricsConfig
 from server.service.adapters import CatalogConfig
@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         catalog: Uploads and deletions.
         access: Who may call without a key.
         tls: Certificates of both ports.
-        evaluation: Scoring.
+        evaluation: Scoring, and what is kept of ended requests.
         http: HTTP front end.
         grpc: gRPC front end.
         metrics: Bounds of what is counted apart.

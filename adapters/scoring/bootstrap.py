@@ -77,6 +77,20 @@ def mean_interval(values_E: Array, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> 
     return _interval(float(np.mean(values_E)), drawn, bootstrap)
 
 
+def mean_intervals(values_EM: Array, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> tuple[Interval, ...]:
+    """Return the mean of each of M metrics over the same E examples with its interval; one draw serves all metrics.
+
+    Raises:
+        ValueError: If there are no values, or they are not a table.
+    """
+    values_EM = np.asarray(values_EM, dtype=np.float64)
+    if values_EM.ndim != 2 or not values_EM.size:
+        raise ValueError("values are a table of one row an example and one column a metric")
+    drawn_RM = _drawn_means(values_EM, _generator(bootstrap), bootstrap)
+    means_M = values_EM.mean(axis=0)
+    return tuple(_interval(float(mean), drawn_R, bootstrap) for mean, drawn_R in zip(means_M, drawn_RM.T, strict=True))
+
+
 def difference_interval(first_E: Array, second_F: Array, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Interval:
     """Return mean(first) - mean(second) with its interval where the examples are not the same ones (unpaired).
 

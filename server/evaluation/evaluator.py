@@ -1,9 +1,10 @@
 """Scores finished requests on one worker thread behind a bounded queue; what does not fit is dropped and counted.
 
 Nothing here makes a request wait: offering is a ``put_nowait``, and whoever wants the scores awaits a future with a
-bound of its own. Texts and references go into the scorer and nowhere else; logs carry scores, ids and digests.
+bound of its own. Scores are handed out when they are on disk. Texts and references go into the scorer and to whoever
+saves; logs carry scores, ids and digests.
 
-:meth:`Evaluator.offer` and :meth:`Evaluator.evaluations` may be called from any thread.
+:meth:`Evaluator.offer` may be called from any thread.
 """
 
 import asyncio
@@ -15,12 +16,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.core.errors import InternalError, ResourceExhaustedError, UnavailableError
-from server.evaluation.tally import AdapterEvaluation, Tally
-from server.evaluation.window import FinishedRequest
+from server.core.errors import InternalError, MedleyError, ResourceExhaustedError, UnavailableError
+from server.evaluation.config import EvaluationConfig
+from server.evaluation.records import Record
+from server.observability.adapter_labels import BASE, AdapterLabels
 from server.observability.metrics import Metrics
 
 _log = logging.getLogger(__name__)
+
+Save = Callable[[Record, Sequence[str], Mapping[str, float]], "Future[None]"]
 
 
 class Scorer(Protocol):
@@ -32,28 +36,8 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationConfig:
-    """Limits of scoring.
-
-    Attributes:
-        max_num_queued: Most requests that wait to be scored.
-        max_num_finished: Most finished requests remembered for references that come later.
-        finished_ttl_s: Seconds a finished request is remembered.
-        max_num_labels: Most adapter combinations with figures of their own; the rest share ``other``.
-        warm_at_start: Whether the server is ready only once the scorer is, which takes seconds; else the first text to
-            be scored waits for it, and a server nobody asks for scores never loads it.
-    """
-
-    max_num_queued: int = 256
-    max_num_finished: int = 4096
-    finished_ttl_s: float = 900.0
-    max_num_labels: int = 128
-    warm_at_start: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class _Job:
-    finished: FinishedRequest
+    record: Record
     references: tuple[str, ...]
     scores: "Future[Mapping[str, float]]"
 
@@ -63,16 +47,20 @@ class Evaluator:
 
     Args:
         make_scorer: Builds the scorer, on the worker thread.
+        save: Has scores written and returns a future of that; must not wait.
         config: Limits.
         metrics: Where scores and drops are counted.
     """
 
-    def __init__(self, make_scorer: Callable[[], Scorer], config: EvaluationConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, make_scorer: Callable[[], Scorer], save: Save, config: EvaluationConfig, metrics: Metrics
+    ) -> None:
         """Start nothing; :meth:`start` does."""
         self._make_scorer = make_scorer
+        self._save = save
         self._warm_at_start = config.warm_at_start
         self._metrics = metrics
-        self._tally = Tally(config.max_num_labels)
+        self._labels = AdapterLabels(config.max_num_labels)
         self._jobs: queue.Queue[_Job | None] = queue.Queue(config.max_num_queued)
         self._made_scorer: Scorer | None = None
         self._thread: threading.Thread | None = None
@@ -89,8 +77,8 @@ class Evaluator:
         self._thread.start()
         await asyncio.wrap_future(warm)
 
-    def offer(self, finished: FinishedRequest, references: Sequence[str]) -> "Future[Mapping[str, float]]":
-        """Queue a request for scoring and return its scores to come.
+    def offer(self, record: Record, references: Sequence[str]) -> "Future[Mapping[str, float]]":
+        """Queue a request for scoring and return its scores to come, which are on disk then.
 
         Raises:
             ResourceExhaustedError: If the queue is full; the drop is counted.
@@ -98,17 +86,20 @@ class Evaluator:
         """
         if self._stopping.is_set():
             raise UnavailableError("the server is stopping")
-        job = _Job(finished, tuple(references), Future())
+        job = _Job(record, tuple(references), Future())
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            self._metrics.evaluation_dropped.inc()
+            self._metrics.evaluation_dropped.labels(reason="unscored").inc()
             raise ResourceExhaustedError("too many texts wait to be scored; try again later") from None
         return job.scores
 
-    def evaluations(self) -> tuple[AdapterEvaluation, ...]:
-        """Return the figures gathered so far, one entry per adapter combination."""
-        return self._tally.evaluations()
+    def offer_quietly(self, record: Record, references: Sequence[str]) -> None:
+        """Queue a request whose scores nobody waits for; what cannot be queued is logged."""
+        try:
+            self.offer(record, references)
+        except MedleyError as error:
+            _log.warning("not scored: %s", error.message, extra={"request_id": record.outcome.request_id})
 
     async def stop(self) -> None:
         """Stop after the request being scored; the queued ones end with UNAVAILABLE."""
@@ -150,18 +141,30 @@ class Evaluator:
 
     def _score(self, job: _Job) -> None:
         try:
-            scores = self._scorer().score(job.finished.text, job.references)
+            scores = self._scorer().score(job.record.outcome.text, job.references)
+            saved = self._save(job.record, job.references, scores)
+        except MedleyError as error:
+            job.scores.set_exception(error)
+            return
         except Exception:
-            _log.exception("scoring failed", extra={"request_id": job.finished.request_id})
+            _log.exception("scoring failed", extra={"request_id": job.record.outcome.request_id})
             job.scores.set_exception(InternalError("scoring failed"))
             return
-        self._publish(job.finished, scores)
-        job.scores.set_result(scores)
+        self._publish(job.record, scores)
+        saved.add_done_callback(lambda done: _hand_out(job, scores, done))
 
-    def _publish(self, finished: FinishedRequest, scores: Mapping[str, float]) -> None:
-        label = self._tally.add(finished.adapters, scores)
+    def _publish(self, record: Record, scores: Mapping[str, float]) -> None:
+        outcome = record.outcome
+        label = self._labels.label(() if outcome.adapters == BASE else outcome.adapters.split("+"))
         for metric, score in scores.items():
             self._metrics.rouge.labels(metric=metric, adapters=label).observe(score)
-        fields = {"request_id": finished.request_id, "adapters": finished.adapters, "digests": list(finished.digests)}
+        fields = {"request_id": outcome.request_id, "adapters": outcome.adapters, "digests": list(outcome.digests)}
         rounded = {metric: round(score, 2) for metric, score in scores.items()}
         _log.info("request scored", extra={**fields, "scores": rounded})
+
+
+def _hand_out(job: _Job, scores: Mapping[str, float], saved: "Future[None]") -> None:
+    if (error := saved.exception()) is not None:
+        job.scores.set_exception(error)
+    else:
+        job.scores.set_result(scores)

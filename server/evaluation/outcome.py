@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+OK = "OK"
+
 
 class Arm(StrEnum):
     """Which side of a rollout a request was on; a shadow's answer is never handed out."""

@@ -1,30 +1,15 @@
 """The last finished requests, so that references may come later. Bounded by count and age; keeps no prompt.
 
+A rollout's shadow has an id that nobody was told, so it is found by the request it ran beside.
+
 Used from the event loop's thread only.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class FinishedRequest:
-    """What scoring needs of a finished request.
-
-    Attributes:
-        request_id: The request.
-        text: What was answered.
-        adapters: ``base``, ``name:version`` or two joined by ``+``.
-        digests: Content addresses of those adapters.
-        who: Who asked; others cannot find it.
-    """
-
-    request_id: str
-    text: str
-    adapters: str
-    digests: tuple[str, ...] = ()
-    who: str = ""
+from server.evaluation.outcome import Arm
+from server.evaluation.records import Record
 
 
 class FinishedWindow:
@@ -41,24 +26,40 @@ class FinishedWindow:
         self._max_num_requests = max_num_requests
         self._ttl_s = ttl_s
         self._clock = clock
-        self._requests: OrderedDict[tuple[str, str], tuple[float, FinishedRequest]] = OrderedDict()
+        self._requests: OrderedDict[tuple[str, str], tuple[float, Record]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def add(self, finished: FinishedRequest) -> None:
+    def add(self, record: Record) -> None:
         """Keep a request, dropping what is too old or too many."""
         now_s = self._clock()
-        key = finished.who, finished.request_id
+        key = record.outcome.who, _shadow_id(record) if _is_shadow(record) else record.outcome.request_id
         self._requests.pop(key, None)
-        self._requests[key] = (now_s, finished)
+        self._requests[key] = (now_s, record)
         while len(self._requests) > self._max_num_requests or self._oldest_s() < now_s - self._ttl_s:
             self._requests.popitem(last=False)
 
-    def get(self, who: str, request_id: str) -> FinishedRequest | None:
+    def get(self, who: str, request_id: str) -> Record | None:
         """Return a request of somebody, or None if it is unknown or too old."""
-        added_s, finished = self._requests.get((who, request_id), (0.0, None))
-        return finished if added_s >= self._clock() - self._ttl_s else None
+        added_s, record = self._requests.get((who, request_id), (0.0, None))
+        return record if added_s >= self._clock() - self._ttl_s else None
+
+    def shadow_of(self, record: Record) -> Record | None:
+        """Return the shadow that ran beside a request of a rollout, if there is one that has finished."""
+        if record.outcome.rollout is None or _is_shadow(record):
+            return None
+        return self.get(record.outcome.who, _shadow_id(record))
 
     def _oldest_s(self) -> float:
         return next(iter(self._requests.values()))[0]
+
+
+def _is_shadow(record: Record) -> bool:
+    return record.outcome.rollout is not None and record.outcome.rollout.arm is Arm.SHADOW
+
+
+def _shadow_id(record: Record) -> str:
+    """Return what a request and its shadow have in common; no request id, which has no space."""
+    assert record.outcome.rollout is not None
+    return f"{record.outcome.rollout.rollout_id} {record.outcome.input_sha256}"

@@ -136,7 +136,9 @@ class Metrics:
         self.adapter_failures = self._counter(
             "medley_adapter_failures", "What went wrong with adapters.", "stage", "reason"
         )
-        self.evaluation_dropped = self._counter("medley_evaluation_dropped", "Scorings dropped as the queue was full.")
+        self.evaluation_dropped = self._counter(
+            "medley_evaluation_dropped", "Ended requests not scored or not recorded.", "reason"
+        )
         self.rouge = Histogram(
             "medley_rouge_score",
             "ROUGE F-measure of served texts, in percent.",

@@ -1,7 +1,6 @@
 """From settings to objects: every part of a server, put together in one place. Knows no ports and no signals."""
 
 import asyncio
-import time
 from functools import partial
 
 from adapters.codec import CodecLimits
@@ -14,8 +13,8 @@ from server.access.quotas import Quotas
 from server.core.errors import FailedPreconditionError
 from server.engine.base import Engine, EngineInfo
 from server.engine.factory import create_engine
-from server.evaluation.evaluator import Evaluator
-from server.evaluation.window import FinishedWindow
+from server.evaluation.room import EvaluationRoom
+from server.evaluation.store import EvaluationStore
 from server.observability.metrics import Metrics
 from server.runtime.base_model import BaseText, read_base_text
 from server.runtime.data_dir import read_instance
@@ -28,6 +27,7 @@ from server.service.health import HealthService, Phase
 from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
 from server.service.prompts import BaseSpeech
+from server.service.reference_import import ReferenceImport
 from server.service.staging import StagingArea
 from server.service.upkeep import Upkeep
 from server.service.uploads import UploadService
@@ -46,7 +46,7 @@ class Container:
         self._settings = settings
         self._metrics = Metrics(settings.metrics)
         self._engine: Engine | None = None
-        self._evaluator: Evaluator | None = None
+        self._evaluation: EvaluationRoom | None = None
         self._registry: Registry | None = None
         self._key_ring: KeyRing | None = None
         self._directory: AdapterDirectory | None = None
@@ -76,12 +76,12 @@ class Container:
         settings = self._settings
         await self._open_registry()
         model = chosen_model(settings)
-        self._evaluator = Evaluator(RougeScorer, settings.evaluation, self._metrics)
         self._engine = await asyncio.to_thread(create_engine, settings.engine, model)
         base_text = await asyncio.to_thread(read_base_text, model)
         await self._engine.start()
         # After the engine: both import the same large libraries, which is no faster in two threads and can go wrong.
-        await self._evaluator.start()
+        assert self._evaluation is not None
+        await self._evaluation.start()
         self._metrics.watch_engine(self._engine.stats)
         self._services = await self._make_services(base_text)
         await self._services.uploads.register_library(settings.library)
@@ -102,8 +102,8 @@ class Container:
             await self._services.uploads.close()
         if self._engine is not None:
             await self._engine.stop()
-        if self._evaluator is not None:
-            await self._evaluator.stop()
+        if self._evaluation is not None:
+            await self._evaluation.stop()
         if self._directory is not None:
             self._directory.close()
         for opened in (self._registry, self._key_ring):
@@ -111,19 +111,23 @@ class Container:
                 await asyncio.to_thread(opened.close)
 
     async def _open_registry(self) -> None:
-        """Open what names and keys are in, first of all: a server that may not run shall not load a model."""
+        """Open what is in the database, first of all: a server that may not run shall not load a model."""
         settings, data_dir = self._settings, self._settings.data_dir.absolute()
         url = settings.registry_url
         instance = await asyncio.to_thread(read_instance, data_dir)
         self._key_ring = await asyncio.to_thread(KeyRing, url)
         check_may_open(settings.host, any_keys=self._key_ring.any_keys, allow_open=settings.access.allow_open)
         self._registry = await asyncio.to_thread(partial(Registry, url, instance=instance))
+        open_store = partial(EvaluationStore, url, store_texts=settings.evaluation.store_texts)
+        self._evaluation = EvaluationRoom(
+            await asyncio.to_thread(open_store), RougeScorer, settings.evaluation, self._metrics
+        )
 
     async def _make_services(self, base_text: BaseText) -> Services:
         assert self._engine is not None
         assert self._registry is not None
         assert self._key_ring is not None
-        assert self._evaluator is not None
+        assert self._evaluation is not None
         settings, metrics, model_id = self._settings, self._metrics, self._engine.info.base.model_id
         store = await self._open_store()
         directory = self._directory = AdapterDirectory(self._registry, store)
@@ -137,10 +141,7 @@ class Container:
             sweep_grace_s=settings.store.sweep_grace_s,
         )
         catalog = AdapterCatalog(self._registry, store, directory, drain_s=settings.catalog.drain_s)
-        window = FinishedWindow(
-            settings.evaluation.max_num_finished, settings.evaluation.finished_ttl_s, time.monotonic
-        )
-        feedback = FeedbackService(self._evaluator, window)
+        feedback = FeedbackService(self._evaluation)
         health = HealthService(self._engine)
         access = AccessService(
             self._key_ring,
@@ -168,6 +169,7 @@ class Container:
             adapters=catalog,
             uploads=await self._make_uploads(store),
             feedback=feedback,
+            references=ReferenceImport(feedback, self._evaluation.sets),
             health=health,
             models=ModelDirectory(model_id, catalog, self._engine.info.max_model_len),
             access=access,

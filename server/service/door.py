@@ -9,6 +9,7 @@ from server.service.feedback import FeedbackService
 from server.service.health import HealthService
 from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
+from server.service.reference_import import ReferenceImport
 from server.service.uploads import UploadService
 
 
@@ -21,6 +22,7 @@ class Services:
         adapters: Shows and changes adapters.
         uploads: Takes new versions.
         feedback: Takes references and gives scores.
+        references: Takes references in bulk.
         health: Liveness and readiness.
         models: The model names of the OpenAI routes.
         access: Who calls, and how much it may.
@@ -31,6 +33,7 @@ class Services:
     adapters: AdapterCatalog
     uploads: UploadService
     feedback: FeedbackService
+    references: ReferenceImport
     health: HealthService
     models: ModelDirectory
     access: AccessService

@@ -67,12 +67,13 @@ class Hooks:
 
     Attributes:
         abort: Frees the engine's row; called at most once, and only while the engine has not ended it.
-        finished: Takes the whole text of a good answer; returns its scores to come, if any were asked for.
+        finished: Takes the whole text of a good answer and its last chunk; returns its scores to come, if any were
+            asked for.
         closed: Called exactly once, however the request ended, with its last chunk or None if it was given up.
     """
 
     abort: Callable[[], None]
-    finished: Callable[[str], "Future[Scores] | None"]
+    finished: Callable[[str, GenerationChunk], "Future[Scores] | None"]
     closed: Callable[[GenerationChunk | None], None]
 
 
@@ -294,9 +295,11 @@ class Generation:
         assert self._terminal is not None
         if num_tokens := self._num_untold():
             self._terminal = replace(self._terminal, num_tokens=num_tokens)
-        if self._terminal.error is None and (scoring := self._hooks.finished("".join(self._pieces))) is not None:
-            scores = await _scores_within(scoring, self._score_wait_s)
-            self._terminal = replace(self._terminal, scores=scores)
+        if self._terminal.error is None:
+            scoring = self._hooks.finished("".join(self._pieces), self._terminal)
+            if scoring is not None:
+                scores = await _scores_within(scoring, self._score_wait_s)
+                self._terminal = replace(self._terminal, scores=scores)
         return self._terminal
 
     def _free_row(self) -> None:

@@ -6,7 +6,6 @@ Every refusal is raised here, before any output. Event loop's thread only; what 
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
@@ -26,19 +25,17 @@ from server.core.principal import Principal
 from server.core.request import Echo, GenerationRequest
 from server.core.sampling import SamplingParams
 from server.engine.base import Engine, EngineRequest
-from server.evaluation.tally import BASE
-from server.evaluation.window import FinishedRequest
+from server.evaluation.outcome import OK
 from server.observability.metrics import Metrics, RequestMetrics
 from server.service.access import AccessService
 from server.service.capabilities import check_adapter, check_sampling, fitted
 from server.service.directory import AdapterDirectory, ServableAdapter
+from server.service.ending import Ending
 from server.service.feedback import FeedbackService, check_references
-from server.service.generation import Generation, Hooks, Opened, Scores
+from server.service.generation import Generation, Hooks, Opened
 from server.service.health import HealthService
 from server.service.prompts import BaseSpeech, Prompt, PromptReader
 from server.service.several import Several, named_apart
-
-OK = "OK"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,32 +196,34 @@ class InferenceService:
         outputs = self._engine.submit(_engine_request(request, prompt, sampling, adapters))
         figures.prompt_tokens.inc(len(prompt.token_ids))
         uses = tuple(adapter.use for adapter in adapters)
+        ending = Ending(
+            self._feedback,
+            request,
+            who=who,
+            adapters=adapters,
+            num_prompt_tokens=len(prompt.token_ids),
+            accepted_s=accepted_s,
+        )
         return Generation(
             Opened(request.request_id, uses, prompt, request.echo, sampling, accepted_s),
             outputs,
             tokenizer=self._speech.tokenizer,
             is_continued=self._speech.is_continued,
-            hooks=self._hooks(request, who, adapters, figures),
+            hooks=self._hooks(request, ending, adapters, figures),
             metrics=self._metrics,
             figures=figures,
             score_wait_s=self._config.score_wait_s,
         )
 
     def _hooks(
-        self, request: GenerationRequest, who: str, adapters: tuple[ServableAdapter, ...], figures: RequestMetrics
+        self, request: GenerationRequest, ending: Ending, adapters: tuple[ServableAdapter, ...], figures: RequestMetrics
     ) -> Hooks:
-        def finished(text: str) -> "Future[Scores] | None":
-            label = "+".join(f"{adapter.use.name}:{adapter.use.version}" for adapter in adapters) or BASE
-            digests = tuple(adapter.use.digest for adapter in adapters)
-            return self._feedback.finished(
-                FinishedRequest(request.request_id, text, label, digests, who), request.references
-            )
-
         def closed(terminal: GenerationChunk | None) -> None:
             self._directory.release(adapters)
             self._record(terminal, adapters, figures)
+            ending.closed(terminal)
 
-        return Hooks(abort=lambda: self._engine.abort(request.request_id), finished=finished, closed=closed)
+        return Hooks(abort=lambda: self._engine.abort(request.request_id), finished=ending.finished, closed=closed)
 
     def _record(
         self, terminal: GenerationChunk | None, adapters: Sequence[ServableAdapter], figures: RequestMetrics

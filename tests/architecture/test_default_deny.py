@@ -33,7 +33,10 @@ from server.core.principal import Scope
 from server.service.access import PUBLIC, AccessService
 
 HTTP_PUBLIC = {"/healthz", "/readyz"}
-HTTP_INFER = {"/v1/summarize", "/v1/completions", "/v1/chat/completions", "/v1/references"}
+HTTP_INFER = {
+    *("/v1/summarize", "/v1/completions", "/v1/chat/completions"),
+    *("/v1/references", "/v1/references/batch"),
+}
 HTTP_INFER_OR_READ = {"/v1/models", "/v1/models/{model_id}"}
 GRPC_INFER = ("/medley.v1.InferenceService/", "/medley.v1.EvaluationService/SubmitReferences")
 GRPC_READ = re.compile(r"/medley\.v1\.\w+/(Get|List)\w+|/grpc\.reflection\..*")

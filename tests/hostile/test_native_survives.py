@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="needs torch")
 
 from adapters.base_spec import read_base_spec  # noqa: E402
 from server.engine.factory import EngineConfig  # noqa: E402
-from server.evaluation.evaluator import EvaluationConfig  # noqa: E402
+from server.evaluation.config import EvaluationConfig  # noqa: E402
 from server.settings import DEFAULT_MODEL  # noqa: E402
 from tests.fixtures.adapters import CONFIG, WEIGHTS, Array, lora_tensors, safetensors_bytes  # noqa: E402
 from tests.fixtures.front_end_clients import Call, Refused  # noqa: E402

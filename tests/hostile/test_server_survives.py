@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from server.core.errors import ErrorCode
-from server.evaluation.evaluator import EvaluationConfig
+from server.evaluation.config import EvaluationConfig
 from server.service.adapters import CatalogConfig
 from tests.fixtures.front_end_clients import Call, Refused
 from tests.fixtures.lifecycle_clients import GrpcLifecycle, HttpLifecycle, Labels, LifecycleClient

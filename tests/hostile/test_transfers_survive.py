@@ -11,7 +11,7 @@ from grpc import StatusCode, aio
 
 from medley.v1 import adapter_pb2 as pb
 from medley.v1 import adapter_pb2_grpc
-from server.evaluation.evaluator import EvaluationConfig
+from server.evaluation.config import EvaluationConfig
 from server.service.adapters import CatalogConfig
 from tests.fixtures.front_end_clients import Call
 from tests.fixtures.lifecycle_clients import HttpLifecycle

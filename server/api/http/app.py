@@ -35,7 +35,7 @@ def create_app(services: Services, config: HttpConfig) -> FastAPI:
         adapter_change_routes(services.adapters),
         upload_routes(services.uploads),
         vllm_routes(services.adapters, services.uploads),
-        evaluation_routes(services.feedback),
+        evaluation_routes(services.feedback, services.references),
         metrics_routes(services.metrics.registry),
     ):
         app.include_router(router, responses=EVERY_REFUSAL)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amedley/v1/evaluation.proto\x12\tmedley.v1\"A\n\x17SubmitReferencesRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nreferences\x18\x02 \x03(\t\"\x9e\x01\n\x18SubmitReferencesResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12?\n\x06scores\x18\x02 \x03(\x0b\x32/.medley.v1.SubmitReferencesResponse.ScoresEntry\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x16\n\x14GetEvaluationRequest\"J\n\x15GetEvaluationResponse\x12\x31\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x1c.medley.v1.AdapterEvaluation\"\x9f\x01\n\x11\x41\x64\x61pterEvaluation\x12\x10\n\x08\x61\x64\x61pters\x18\x01 \x01(\t\x12\x12\n\nnum_scored\x18\x02 \x01(\x03\x12\x36\n\x05means\x18\x03 \x03(\x0b\x32\'.medley.v1.AdapterEvaluation.MeansEntry\x1a,\n\nMeansEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xc4\x01\n\x11\x45valuationService\x12[\n\x10SubmitReferences\x12\".medley.v1.SubmitReferencesRequest\x1a#.medley.v1.SubmitReferencesResponse\x12R\n\rGetEvaluation\x12\x1f.medley.v1.GetEvaluationRequest\x1a .medley.v1.GetEvaluationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amedley/v1/evaluation.proto\x12\tmedley.v1\"A\n\x17SubmitReferencesRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nreferences\x18\x02 \x03(\t\"\x9e\x01\n\x18SubmitReferencesResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12?\n\x06scores\x18\x02 \x03(\x0b\x32/.medley.v1.SubmitReferencesResponse.ScoresEntry\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"u\n\x14GetEvaluationRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x15\n\x08window_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bnum_windows\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x0b\n\t_window_sB\x0e\n\x0c_num_windows\"J\n\x15GetEvaluationResponse\x12\x31\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x1c.medley.v1.AdapterEvaluation\"\xf5\x03\n\x11\x41\x64\x61pterEvaluation\x12\x10\n\x08\x61\x64\x61pters\x18\x01 \x01(\t\x12\x12\n\nnum_scored\x18\x02 \x01(\x03\x12\x36\n\x05means\x18\x03 \x03(\x0b\x32\'.medley.v1.AdapterEvaluation.MeansEntry\x12\x14\n\x0cnum_finished\x18\x04 \x01(\x03\x12\x12\n\nnum_errors\x18\x05 \x01(\x03\x12:\n\x07metrics\x18\x06 \x03(\x0b\x32).medley.v1.AdapterEvaluation.MetricsEntry\x12,\n\x07windows\x18\x07 \x03(\x0b\x32\x1b.medley.v1.EvaluationWindow\x12\x36\n\x05\x64rift\x18\x08 \x03(\x0b\x32\'.medley.v1.AdapterEvaluation.DriftEntry\x1a,\n\nMeansEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1aH\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.medley.v1.MetricFigures:\x02\x38\x01\x1a>\n\nDriftEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.medley.v1.Drift:\x02\x38\x01\"n\n\rMetricFigures\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x0b\n\x03p10\x18\x05 \x01(\x01\x12\x0b\n\x03p50\x18\x06 \x01(\x01\x12\x0b\n\x03p90\x18\x07 \x01(\x01\"\x82\x03\n\x10\x45valuationWindow\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\x14\n\x0cnum_finished\x18\x03 \x01(\x03\x12\x12\n\nnum_scored\x18\x04 \x01(\x03\x12\x35\n\x05means\x18\x05 \x03(\x0b\x32&.medley.v1.EvaluationWindow.MeansEntry\x12\x31\n\x03low\x18\x06 \x03(\x0b\x32$.medley.v1.EvaluationWindow.LowEntry\x12\x33\n\x04high\x18\x07 \x03(\x0b\x32%.medley.v1.EvaluationWindow.HighEntry\x1a,\n\nMeansEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a*\n\x08LowEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tHighEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"<\n\x05\x44rift\x12\x11\n\tstatistic\x18\x01 \x01(\x01\x12\x0f\n\x07p_value\x18\x02 \x01(\x01\x12\x0f\n\x07\x64rifted\x18\x03 \x01(\x08\x32\xc4\x01\n\x11\x45valuationService\x12[\n\x10SubmitReferences\x12\".medley.v1.SubmitReferencesRequest\x1a#.medley.v1.SubmitReferencesResponse\x12R\n\rGetEvaluation\x12\x1f.medley.v1.GetEvaluationRequest\x1a .medley.v1.GetEvaluationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITREFERENCESRESPONSE_SCORESENTRY']._serialized_options = b'8\001'
   _globals['_ADAPTEREVALUATION_MEANSENTRY']._loaded_options = None
   _globals['_ADAPTEREVALUATION_MEANSENTRY']._serialized_options = b'8\001'
+  _globals['_ADAPTEREVALUATION_METRICSENTRY']._loaded_options = None
+  _globals['_ADAPTEREVALUATION_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_ADAPTEREVALUATION_DRIFTENTRY']._loaded_options = None
+  _globals['_ADAPTEREVALUATION_DRIFTENTRY']._serialized_options = b'8\001'
+  _globals['_EVALUATIONWINDOW_MEANSENTRY']._loaded_options = None
+  _globals['_EVALUATIONWINDOW_MEANSENTRY']._serialized_options = b'8\001'
+  _globals['_EVALUATIONWINDOW_LOWENTRY']._loaded_options = None
+  _globals['_EVALUATIONWINDOW_LOWENTRY']._serialized_options = b'8\001'
+  _globals['_EVALUATIONWINDOW_HIGHENTRY']._loaded_options = None
+  _globals['_EVALUATIONWINDOW_HIGHENTRY']._serialized_options = b'8\001'
   _globals['_SUBMITREFERENCESREQUEST']._serialized_start=41
   _globals['_SUBMITREFERENCESREQUEST']._serialized_end=106
   _globals['_SUBMITREFERENCESRESPONSE']._serialized_start=109
@@ -42,13 +52,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITREFERENCESRESPONSE_SCORESENTRY']._serialized_start=222
   _globals['_SUBMITREFERENCESRESPONSE_SCORESENTRY']._serialized_end=267
   _globals['_GETEVALUATIONREQUEST']._serialized_start=269
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=291
-  _globals['_GETEVALUATIONRESPONSE']._serialized_start=293
-  _globals['_GETEVALUATIONRESPONSE']._serialized_end=367
-  _globals['_ADAPTEREVALUATION']._serialized_start=370
-  _globals['_ADAPTEREVALUATION']._serialized_end=529
-  _globals['_ADAPTEREVALUATION_MEANSENTRY']._serialized_start=485
-  _globals['_ADAPTEREVALUATION_MEANSENTRY']._serialized_end=529
-  _globals['_EVALUATIONSERVICE']._serialized_start=532
-  _globals['_EVALUATIONSERVICE']._serialized_end=728
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=386
+  _globals['_GETEVALUATIONRESPONSE']._serialized_start=388
+  _globals['_GETEVALUATIONRESPONSE']._serialized_end=462
+  _globals['_ADAPTEREVALUATION']._serialized_start=465
+  _globals['_ADAPTEREVALUATION']._serialized_end=966
+  _globals['_ADAPTEREVALUATION_MEANSENTRY']._serialized_start=784
+  _globals['_ADAPTEREVALUATION_MEANSENTRY']._serialized_end=828
+  _globals['_ADAPTEREVALUATION_METRICSENTRY']._serialized_start=830
+  _globals['_ADAPTEREVALUATION_METRICSENTRY']._serialized_end=902
+  _globals['_ADAPTEREVALUATION_DRIFTENTRY']._serialized_start=904
+  _globals['_ADAPTEREVALUATION_DRIFTENTRY']._serialized_end=966
+  _globals['_METRICFIGURES']._serialized_start=968
+  _globals['_METRICFIGURES']._serialized_end=1078
+  _globals['_EVALUATIONWINDOW']._serialized_start=1081
+  _globals['_EVALUATIONWINDOW']._serialized_end=1467
+  _globals['_EVALUATIONWINDOW_MEANSENTRY']._serialized_start=784
+  _globals['_EVALUATIONWINDOW_MEANSENTRY']._serialized_end=828
+  _globals['_EVALUATIONWINDOW_LOWENTRY']._serialized_start=1380
+  _globals['_EVALUATIONWINDOW_LOWENTRY']._serialized_end=1422
+  _globals['_EVALUATIONWINDOW_HIGHENTRY']._serialized_start=1424
+  _globals['_EVALUATIONWINDOW_HIGHENTRY']._serialized_end=1467
+  _globals['_DRIFT']._serialized_start=1469
+  _globals['_DRIFT']._serialized_end=1529
+  _globals['_EVALUATIONSERVICE']._serialized_start=1532
+  _globals['_EVALUATIONSERVICE']._serialized_end=1728
 # @@protoc_insertion_point(module_scope)

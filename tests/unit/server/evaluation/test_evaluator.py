@@ -1,17 +1,19 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 
 import pytest
 
 from server.core.errors import ResourceExhaustedError, UnavailableError
-from server.evaluation.evaluator import EvaluationConfig, Evaluator
-from server.evaluation.tally import OTHER, Tally
-from server.evaluation.window import FinishedRequest
+from server.evaluation.config import EvaluationConfig
+from server.evaluation.evaluator import Evaluator
+from server.evaluation.records import Record
 from server.observability.metrics import Metrics
+from tests.fixtures.outcomes import record_of
 
-FINISHED = FinishedRequest("r", "text", "lora:1", ("ab",))
+FINISHED = record_of(adapters="lora:1")
 
 
 class SlowScorer:
@@ -30,6 +32,12 @@ class SlowScorer:
         return {"rouge1": 50.0}
 
 
+def save_at_once(_record: Record, _references: Sequence[str], _scores: Mapping[str, float]) -> "Future[None]":
+    saved: Future[None] = Future()
+    saved.set_result(None)
+    return saved
+
+
 async def test_scorer_is_built_and_used_on_the_worker_thread_only() -> None:
     built: list[SlowScorer] = []
 
@@ -37,7 +45,7 @@ async def test_scorer_is_built_and_used_on_the_worker_thread_only() -> None:
         built.append(SlowScorer())
         return built[0]
 
-    evaluator = Evaluator(build, EvaluationConfig(), Metrics())
+    evaluator = Evaluator(build, save_at_once, EvaluationConfig(), Metrics())
     await evaluator.start()
     built[0].gate.set()
     assert await asyncio.wrap_future(evaluator.offer(FINISHED, ["reference"])) == {"rouge1": 50.0}
@@ -49,7 +57,7 @@ async def test_start_raises_what_building_the_scorer_raised() -> None:
     def broken() -> SlowScorer:
         raise OSError("no metric module")
 
-    evaluator = Evaluator(broken, EvaluationConfig(), Metrics())
+    evaluator = Evaluator(broken, save_at_once, EvaluationConfig(), Metrics())
     with pytest.raises(OSError, match="no metric module"):
         await evaluator.start()
     await evaluator.stop()
@@ -57,7 +65,7 @@ async def test_start_raises_what_building_the_scorer_raised() -> None:
 
 async def test_offer_never_waits_and_drops_when_full() -> None:
     scorer, metrics = SlowScorer(), Metrics()
-    evaluator = Evaluator(lambda: scorer, EvaluationConfig(max_num_queued=2), metrics)
+    evaluator = Evaluator(lambda: scorer, save_at_once, EvaluationConfig(max_num_queued=2), metrics)
     await evaluator.start()
     evaluator.offer(FINISHED, ["x"])
     await asyncio.to_thread(scorer.entered.wait, 5)
@@ -67,7 +75,7 @@ async def test_offer_never_waits_and_drops_when_full() -> None:
     with pytest.raises(ResourceExhaustedError):
         evaluator.offer(FINISHED, ["x"])
     assert time.perf_counter() - start_s < 0.05
-    assert metrics.registry.get_sample_value("medley_evaluation_dropped_total") == 1
+    assert metrics.registry.get_sample_value("medley_evaluation_dropped_total", {"reason": "unscored"}) == 1
     scorer.gate.set()
     assert await asyncio.wrap_future(last) == {"rouge1": 50.0}
     await evaluator.stop()
@@ -75,7 +83,7 @@ async def test_offer_never_waits_and_drops_when_full() -> None:
 
 async def test_stop_ends_what_is_queued_and_refuses_more() -> None:
     scorer = SlowScorer()
-    evaluator = Evaluator(lambda: scorer, EvaluationConfig(max_num_queued=2), Metrics())
+    evaluator = Evaluator(lambda: scorer, save_at_once, EvaluationConfig(max_num_queued=2), Metrics())
     await evaluator.start()
     running = evaluator.offer(FINISHED, ["x"])
     await asyncio.to_thread(scorer.entered.wait, 5)
@@ -92,16 +100,6 @@ async def test_stop_ends_what_is_queued_and_refuses_more() -> None:
     assert running.result() == {"rouge1": 50.0}
 
 
-def test_tally_gives_means_per_label_and_shares_one_beyond_the_bound() -> None:
-    tally = Tally(max_num_labels=2)
-    labels = [
-        tally.add(label, {"rouge1": score}) for label, score in (("a", 10), ("a", 30), ("b", 5), ("c", 1), ("d", 3))
-    ]
-    assert labels == ["a", "a", "b", OTHER, OTHER]
-    figures = {each.adapters: (each.num_scored, each.means["rouge1"]) for each in tally.evaluations()}
-    assert figures == {"a": (2, 20.0), "b": (1, 5.0), OTHER: (2, 2.0)}
-
-
 async def test_evaluator_not_warmed_builds_its_scorer_for_the_first_text() -> None:
     built: list[SlowScorer] = []
 
@@ -110,10 +108,40 @@ async def test_evaluator_not_warmed_builds_its_scorer_for_the_first_text() -> No
         built[-1].gate.set()
         return built[-1]
 
-    evaluator = Evaluator(build, EvaluationConfig(warm_at_start=False), Metrics())
+    evaluator = Evaluator(build, save_at_once, EvaluationConfig(warm_at_start=False), Metrics())
     await evaluator.start()
     assert not built
     for _ in range(2):
         assert await asyncio.wrap_future(evaluator.offer(FINISHED, ["reference"])) == {"rouge1": 50.0}
     await evaluator.stop()
     assert len(built) == 1
+
+
+async def test_scores_are_handed_out_only_once_they_are_saved() -> None:
+    scorer, saved = SlowScorer(), Future[None]()
+    scorer.gate.set()
+    evaluator = Evaluator(lambda: scorer, lambda *_: saved, EvaluationConfig(), Metrics())
+    await evaluator.start()
+    scores = evaluator.offer(FINISHED, ["x"])
+    await asyncio.to_thread(scorer.entered.wait, 5)
+    await asyncio.sleep(0.05)
+    assert not scores.done()
+    saved.set_exception(UnavailableError("no disk"))
+    with pytest.raises(UnavailableError):
+        scores.result(timeout=5)
+    await evaluator.stop()
+
+
+async def test_labels_beyond_the_bound_share_one_histogram() -> None:
+    scorer, metrics = SlowScorer(), Metrics()
+    scorer.gate.set()
+    evaluator = Evaluator(lambda: scorer, save_at_once, EvaluationConfig(max_num_labels=1), metrics)
+    await evaluator.start()
+    for adapters in ("a:1", "b:1", "base", "c:1"):
+        await asyncio.wrap_future(evaluator.offer(record_of(adapters=adapters), ["x"]))
+    await evaluator.stop()
+    counts = {
+        label: metrics.registry.get_sample_value("medley_rouge_score_count", {"metric": "rouge1", "adapters": label})
+        for label in ("a:1", "b:1", "base", "other")
+    }
+    assert counts == {"a:1": 1, "b:1": None, "base": 1, "other": 2}

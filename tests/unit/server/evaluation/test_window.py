@@ -1,4 +1,6 @@
-from server.evaluation.window import FinishedRequest, FinishedWindow
+from server.evaluation.records import Record
+from server.evaluation.window import FinishedWindow
+from tests.fixtures.outcomes import record_of
 
 
 class Clock:
@@ -8,8 +10,8 @@ class Clock:
         return self.now_s
 
 
-def finished(request_id: str, text: str = "text", who: str = "me") -> FinishedRequest:
-    return FinishedRequest(request_id, text, "base", who=who)
+def finished(request_id: str, text: str = "text", who: str = "me") -> Record:
+    return record_of(request_id=request_id, text=text, who=who)
 
 
 def test_window_keeps_the_newest_and_no_more() -> None:
@@ -40,7 +42,7 @@ def test_window_takes_the_newest_of_one_id() -> None:
     window.add(finished("c"))
     kept = window.get("me", "a")
     assert kept is not None
-    assert kept.text == "second"
+    assert kept.outcome.text == "second"
     assert window.get("me", "b") is None
 
 
@@ -49,4 +51,7 @@ def test_window_gives_nobody_the_request_of_another() -> None:
     window.add(finished("a", "mine"))
     assert window.get("you", "a") is None
     window.add(finished("a", "yours", who="you"))
-    assert [kept.text for who in ("me", "you") if (kept := window.get(who, "a")) is not None] == ["mine", "yours"]
+    assert [kept.outcome.text for who in ("me", "you") if (kept := window.get(who, "a")) is not None] == [
+        "mine",
+        "yours",
+    ]

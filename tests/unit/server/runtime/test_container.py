@@ -18,7 +18,7 @@ from server.core.principal import Scope, anonymous
 from server.core.request import GenerationRequest
 from server.core.sampling import SamplingParams
 from server.engine.factory import EngineConfig
-from server.evaluation.evaluator import EvaluationConfig
+from server.evaluation.config import EvaluationConfig
 from server.runtime.container import Container
 from server.runtime.data_dir import read_instance
 from server.service.health import Phase

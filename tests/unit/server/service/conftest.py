@@ -1,7 +1,6 @@
 """A whole service room on the fake engine, with a registry and a store of its own and a scorer one can slow down."""
 
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, fields
@@ -19,8 +18,9 @@ from server.core.principal import Principal, anonymous
 from server.core.request import GenerationRequest
 from server.core.sampling import SamplingParams
 from server.engine.fake import FakeEngine, FakeEngineConfig
-from server.evaluation.evaluator import EvaluationConfig, Evaluator
-from server.evaluation.window import FinishedWindow
+from server.evaluation.config import EvaluationConfig
+from server.evaluation.room import EvaluationRoom
+from server.evaluation.store import EvaluationStore
 from server.observability.metrics import Metrics
 from server.service.access import AccessService
 from server.service.adapters import AdapterCatalog, CatalogConfig
@@ -31,6 +31,7 @@ from server.service.generation import Generation
 from server.service.health import HealthService, Phase
 from server.service.inference import InferenceConfig, InferenceService
 from server.service.prompts import BaseSpeech
+from server.service.reference_import import ReferenceImport
 from server.service.staging import StagingArea
 from server.service.tokenizer import ByteTokenizer
 from server.service.uploads import UploadService
@@ -70,7 +71,8 @@ class Room:
     catalog: AdapterCatalog
     uploads: UploadService
     feedback: FeedbackService
-    evaluator: Evaluator
+    evaluation: EvaluationRoom
+    references: ReferenceImport
     health: HealthService
     inference: InferenceService
     key_ring: KeyRing
@@ -149,9 +151,10 @@ async def _build(
 ) -> Room:
     metrics, scorer = Metrics(), ToyScorer()
     scorer.gate.set()
-    evaluator = Evaluator(lambda: scorer, evaluation_config, metrics)
-    await evaluator.start()
-    stack.push_async_callback(evaluator.stop)
+    evaluations = EvaluationStore(f"sqlite:///{data_dir / 'registry.db'}", store_texts=evaluation_config.store_texts)
+    evaluation = EvaluationRoom(evaluations, lambda: scorer, evaluation_config, metrics)
+    await evaluation.start()
+    stack.push_async_callback(evaluation.stop)
     stack.callback(scorer.gate.set)
     engine = FakeEngine(engine_config)
     await engine.start()
@@ -176,7 +179,7 @@ async def _build(
     )
     stack.push_async_callback(uploads.close)
     catalog = AdapterCatalog(registry, store, directory, drain_s=catalog_config.drain_s)
-    feedback = FeedbackService(evaluator, FinishedWindow(100, 60.0, time.monotonic))
+    feedback = FeedbackService(evaluation)
     health = HealthService(engine)
     health.enter(Phase.SERVING)
     service = InferenceService(
@@ -205,7 +208,8 @@ async def _build(
         catalog,
         uploads,
         feedback,
-        evaluator,
+        evaluation,
+        ReferenceImport(feedback, evaluation.sets),
         health,
         service,
         key_ring,

@@ -178,8 +178,8 @@ async def test_references_and_evaluations_are_the_callers_own(room: Room, ask: A
         with pytest.raises(NotFoundError):
             await room.feedback.submit(BOB, name, ["a reference"])
     await (await room.open(ask(references=("x",)), ALICE)).result()
-    assert [entry.adapters for entry in room.feedback.evaluations(BOB)] == ["base", "shared:1"]
-    assert [entry.adapters for entry in room.feedback.evaluations(ALICE)] == ["alice-lora:1", "base", "shared:1"]
+    assert [entry.adapters for entry in await room.feedback.evaluations(BOB)] == ["base", "shared:1"]
+    assert [entry.adapters for entry in await room.feedback.evaluations(ALICE)] == ["alice-lora:1", "base", "shared:1"]
 
 
 async def test_key_of_a_change_gives_the_first_answer_again(room: Room) -> None:

@@ -9,7 +9,8 @@ import pytest
 from server.core.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from server.core.outputs import FinishReason
 from server.engine.fake import FakeEngineConfig
-from server.evaluation.evaluator import EvaluationConfig
+from server.evaluation.config import EvaluationConfig
+from server.evaluation.figures import Totals
 from server.service.inference import InferenceConfig
 from tests.fixtures.peft_files import lora_files
 from tests.unit.server.service.conftest import ANYONE, AskFor, MakeRoom, Room
@@ -28,7 +29,8 @@ async def test_references_in_the_request_give_scores_on_the_terminal_chunk(room:
 
 async def test_request_without_references_has_no_scores(room: Room, ask: AskFor) -> None:
     assert (await (await room.open(ask())).result()).scores is None
-    assert room.feedback.evaluations(ANYONE) == ()
+    [figures] = await room.feedback.evaluations(ANYONE)
+    assert (figures.adapters, figures.totals, figures.means) == ("base", Totals(1, 0, 0), {})
 
 
 async def test_references_later_give_scores(room: Room, ask: AskFor) -> None:
@@ -60,7 +62,8 @@ async def test_evaluations_and_histograms_are_kept_per_adapter_version(room: Roo
     await answer(room, ask(adapters=("lora",), references=(text,)))
     await answer(room, ask(adapters=("lora",), references=("other",)))
     await answer(room, ask(references=("other",)))
-    figures = {each.adapters: (each.num_scored, each.means["rouge1"]) for each in room.feedback.evaluations(ANYONE)}
+    found = await room.feedback.evaluations(ANYONE)
+    figures = {each.adapters: (each.totals.num_scored, each.means["rouge1"]) for each in found}
     assert figures == {"base": (1, 0.0), "lora:1": (2, 50.0)}
     assert room.counted("medley_rouge_score_count", metric="rouge1", adapters="lora:1") == 2
     assert room.counted("medley_rouge_score_sum", metric="rouge1", adapters="lora:1") == 100.0
@@ -93,7 +96,7 @@ async def test_slow_scorer_delays_neither_text_nor_other_requests(make_room: Mak
 
 async def until_scored(room: Room, num_scored: int) -> None:
     for _ in range(1000):
-        if sum(each.num_scored for each in room.feedback.evaluations(ANYONE)) >= num_scored:
+        if sum(each.totals.num_scored for each in await room.feedback.evaluations(ANYONE)) >= num_scored:
             return
         await asyncio.sleep(0.005)
     pytest.fail("it was never scored")
@@ -105,7 +108,7 @@ async def test_full_scoring_queue_drops_counts_and_still_answers(make_room: Make
     for number in range(5):
         result = await (await room.open(ask(request_id=f"r{number}", references=("x",)))).result()
         assert (result.text, result.scores) == ("base: hello there", None)
-    assert room.counted("medley_evaluation_dropped_total") == 3
+    assert room.counted("medley_evaluation_dropped_total", reason="unscored") == 3
     with pytest.raises(ResourceExhaustedError):
         await room.feedback.submit(ANYONE, "r0", ["x"])
     room.scorer.gate.set()
