@@ -137,6 +137,10 @@ class Metrics:
             "medley_adapter_failures", "What went wrong with adapters.", "stage", "reason"
         )
         self.evaluation_dropped = self._counter("medley_evaluation_dropped", "Scorings dropped as the queue was full.")
+        self.rollout_decisions = self._counter("medley_rollout_decisions", "Decisions about rollouts.", "action")
+        self.shadows_dropped = self._counter(
+            "medley_shadows_dropped", "Requests no shadow ran beside, for want of room."
+        )
         self.rouge = Histogram(
             "medley_rouge_score",
             "ROUGE F-measure of served texts, in percent.",

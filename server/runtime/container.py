@@ -15,6 +15,9 @@ from server.core.errors import FailedPreconditionError
 from server.engine.base import Engine, EngineInfo
 from server.engine.factory import create_engine
 from server.evaluation.evaluator import Evaluator
+from server.evaluation.rollouts.judge import RolloutOutcomes
+from server.evaluation.rollouts.memory import MemoryOutcomes
+from server.evaluation.rollouts.store import RolloutStore
 from server.evaluation.window import FinishedWindow
 from server.observability.metrics import Metrics
 from server.runtime.base_model import BaseText, read_base_text
@@ -28,6 +31,9 @@ from server.service.health import HealthService, Phase
 from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
 from server.service.prompts import BaseSpeech
+from server.service.rollout_gate import RolloutGate
+from server.service.rollouts import RolloutService
+from server.service.shadows import Shadows
 from server.service.staging import StagingArea
 from server.service.upkeep import Upkeep
 from server.service.uploads import UploadService
@@ -49,6 +55,8 @@ class Container:
         self._evaluator: Evaluator | None = None
         self._registry: Registry | None = None
         self._key_ring: KeyRing | None = None
+        self._rollouts: RolloutStore | None = None
+        self._shadows: Shadows | None = None
         self._directory: AdapterDirectory | None = None
         self._upkeep: Upkeep | None = None
         self._services: Services | None = None
@@ -87,6 +95,7 @@ class Container:
         await self._services.uploads.register_library(settings.library)
         assert self._upkeep is not None
         self._upkeep.start()
+        self._services.rollouts.start()
 
     async def drain(self) -> None:
         """Refuse new requests and let the running ones end within the grace."""
@@ -99,14 +108,17 @@ class Container:
         if self._upkeep is not None:
             await self._upkeep.stop()
         if self._services is not None:
+            await self._services.rollouts.stop()
             await self._services.uploads.close()
+        if self._shadows is not None:
+            await self._shadows.stop()
         if self._engine is not None:
             await self._engine.stop()
         if self._evaluator is not None:
             await self._evaluator.stop()
         if self._directory is not None:
             self._directory.close()
-        for opened in (self._registry, self._key_ring):
+        for opened in (self._registry, self._key_ring, self._rollouts):
             if opened is not None:
                 await asyncio.to_thread(opened.close)
 
@@ -118,15 +130,18 @@ class Container:
         self._key_ring = await asyncio.to_thread(KeyRing, url)
         check_may_open(settings.host, any_keys=self._key_ring.any_keys, allow_open=settings.access.allow_open)
         self._registry = await asyncio.to_thread(partial(Registry, url, instance=instance))
+        self._rollouts = await asyncio.to_thread(RolloutStore, url)
 
     async def _make_services(self, base_text: BaseText) -> Services:
         assert self._engine is not None
         assert self._registry is not None
         assert self._key_ring is not None
         assert self._evaluator is not None
+        rollouts = self._rollouts
+        assert rollouts is not None
         settings, metrics, model_id = self._settings, self._metrics, self._engine.info.base.model_id
         store = await self._open_store()
-        directory = self._directory = AdapterDirectory(self._registry, store)
+        directory = self._directory = AdapterDirectory(self._registry, store, lambda: rollouts.routes)
         self._upkeep = Upkeep(
             self._registry,
             self._key_ring,
@@ -135,6 +150,7 @@ class Container:
             poll_s=settings.registry.poll_s,
             sweep_every_s=settings.store.sweep_every_s,
             sweep_grace_s=settings.store.sweep_grace_s,
+            also={"refreshing the rollouts": rollouts.refresh},
         )
         catalog = AdapterCatalog(self._registry, store, directory, drain_s=settings.catalog.drain_s)
         window = FinishedWindow(
@@ -147,6 +163,14 @@ class Container:
             Quotas(),
             open_without_keys=may_run_open(settings.host, allow_open=settings.access.allow_open),
         )
+        self._shadows = Shadows(
+            rollouts,
+            self._engine,
+            metrics,
+            max_num_shadows=settings.rollouts.max_num_shadows,
+            timeout_s=settings.rollouts.shadow_timeout_s,
+        )
+        outcomes = MemoryOutcomes()
         inference = InferenceService(
             self._engine,
             speech=BaseSpeech(
@@ -162,17 +186,27 @@ class Container:
             health=health,
             metrics=metrics,
             config=settings.inference,
+            outcomes=outcomes,
+            shadows=self._shadows,
         )
         return Services(
             inference=inference,
             adapters=catalog,
             uploads=await self._make_uploads(store),
+            rollouts=self._make_rollouts(outcomes),
             feedback=feedback,
             health=health,
             models=ModelDirectory(model_id, catalog, self._engine.info.max_model_len),
             access=access,
             metrics=metrics,
         )
+
+    def _make_rollouts(self, outcomes: RolloutOutcomes) -> RolloutService:
+        assert self._registry is not None
+        assert self._rollouts is not None
+        gate = RolloutGate(self._rollouts, self._registry, outcomes, self._metrics)
+        look_s = self._settings.rollouts.look_s
+        return RolloutService(self._rollouts, self._registry, gate, self._metrics, look_s=look_s)
 
     async def _open_store(self) -> AdapterStore:
         config, data_dir = self._settings.store, self._settings.data_dir.absolute()

@@ -9,6 +9,7 @@ from server.service.feedback import FeedbackService
 from server.service.health import HealthService
 from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
+from server.service.rollouts import RolloutService
 from server.service.uploads import UploadService
 
 
@@ -20,6 +21,7 @@ class Services:
         inference: Generates text.
         adapters: Shows and changes adapters.
         uploads: Takes new versions.
+        rollouts: Tries candidates against what aliases point at.
         feedback: Takes references and gives scores.
         health: Liveness and readiness.
         models: The model names of the OpenAI routes.
@@ -30,6 +32,7 @@ class Services:
     inference: InferenceService
     adapters: AdapterCatalog
     uploads: UploadService
+    rollouts: RolloutService
     feedback: FeedbackService
     health: HealthService
     models: ModelDirectory

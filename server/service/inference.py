@@ -4,6 +4,7 @@ Every refusal is raised here, before any output. Event loop's thread only; what 
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from adapters.errors import AdapterError
 from adapters.manifest import AdapterRole
 from server.core.errors import (
+    CancelledError,
     DeadlineExceededError,
     ErrorCode,
     InvalidArgumentError,
@@ -26,6 +28,8 @@ from server.core.principal import Principal
 from server.core.request import Echo, GenerationRequest
 from server.core.sampling import SamplingParams
 from server.engine.base import Engine, EngineRequest
+from server.evaluation.outcome import Outcome, RolloutPart
+from server.evaluation.rollouts.memory import MemoryOutcomes
 from server.evaluation.tally import BASE
 from server.evaluation.window import FinishedRequest
 from server.observability.metrics import Metrics, RequestMetrics
@@ -37,6 +41,7 @@ from server.service.generation import Generation, Hooks, Opened, Scores
 from server.service.health import HealthService
 from server.service.prompts import BaseSpeech, Prompt, PromptReader
 from server.service.several import Several, named_apart
+from server.service.shadows import Shadows
 
 OK = "OK"
 
@@ -72,6 +77,8 @@ class InferenceService:
         health: Whether requests are welcome.
         metrics: Where they are counted.
         config: Limits.
+        outcomes: Takes the ended requests of rollouts.
+        shadows: Run candidates beside the requests of shadow rollouts; None where there are no rollouts.
     """
 
     def __init__(
@@ -85,6 +92,8 @@ class InferenceService:
         health: HealthService,
         metrics: Metrics,
         config: InferenceConfig,
+        outcomes: MemoryOutcomes | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
         """Keep the parts."""
         self._engine = engine
@@ -95,6 +104,8 @@ class InferenceService:
         self._health = health
         self._metrics = metrics
         self._config = config
+        self._outcomes = outcomes
+        self._shadows = shadows
         self._num_opening = 0
         self._prompts = PromptReader(
             speech,
@@ -126,7 +137,7 @@ class InferenceService:
                 adapters = await self._lease(principal, request)
                 try:
                     figures = self._metrics.of([adapter.use.name for adapter in adapters])
-                    return await self._open(request, principal.who, adapters, figures, accepted_s)
+                    return await self._open(request, principal, adapters, figures, accepted_s)
                 except BaseException:
                     self._directory.release(adapters)
                     raise
@@ -163,6 +174,19 @@ class InferenceService:
                 opened.push_async_callback(generations[-1].aclose)
             return Several(requests[0].request_id, generations, opened.pop_all())
 
+    async def _open_shadow(self, principal: Principal, request: GenerationRequest, part: RolloutPart) -> Generation:
+        """Open a request that a rollout makes, of versions named one by one; it counts under a label of its own."""
+        if not self._health.ready().ready:
+            raise UnavailableError("the server is not ready")
+        leased = await self._directory.lease(principal, request.adapters)
+        adapters = (replace(leased[0], rollout=part), *leased[1:])
+        figures = self._metrics.of([f"{adapter.use.name}~shadow" for adapter in adapters])
+        try:
+            return await self._open(request, principal, adapters, figures, time.monotonic())
+        except BaseException:
+            self._directory.release(adapters)
+            raise
+
     def _check(self, request: GenerationRequest) -> None:
         """Refuse what can be refused without looking anything up."""
         readiness = self._health.ready()
@@ -177,7 +201,8 @@ class InferenceService:
 
     async def _lease(self, principal: Principal, request: GenerationRequest) -> tuple[ServableAdapter, ...]:
         try:
-            return await self._directory.lease(principal, request.adapters)
+            key = request.routing_key or f"{principal.who} {request.request_id}"
+            return await self._directory.lease(principal, request.adapters, key)
         except AdapterError as error:
             self._metrics.adapter_failed("lookup", error)
             raise
@@ -185,7 +210,7 @@ class InferenceService:
     async def _open(
         self,
         request: GenerationRequest,
-        who: str,
+        principal: Principal,
         adapters: tuple[ServableAdapter, ...],
         figures: RequestMetrics,
         accepted_s: float,
@@ -204,25 +229,38 @@ class InferenceService:
             outputs,
             tokenizer=self._speech.tokenizer,
             is_continued=self._speech.is_continued,
-            hooks=self._hooks(request, who, adapters, figures),
+            hooks=self._hooks(request, principal, adapters, figures),
             metrics=self._metrics,
             figures=figures,
             score_wait_s=self._config.score_wait_s,
         )
 
     def _hooks(
-        self, request: GenerationRequest, who: str, adapters: tuple[ServableAdapter, ...], figures: RequestMetrics
+        self,
+        request: GenerationRequest,
+        principal: Principal,
+        adapters: tuple[ServableAdapter, ...],
+        figures: RequestMetrics,
     ) -> Hooks:
+        who = principal.who
+        scoring: Future[Scores] | None = None
+
         def finished(text: str) -> "Future[Scores] | None":
+            nonlocal scoring
             label = "+".join(f"{adapter.use.name}:{adapter.use.version}" for adapter in adapters) or BASE
             digests = tuple(adapter.use.digest for adapter in adapters)
-            return self._feedback.finished(
+            scoring = self._feedback.finished(
                 FinishedRequest(request.request_id, text, label, digests, who), request.references
             )
+            return scoring
 
         def closed(terminal: GenerationChunk | None) -> None:
             self._directory.release(adapters)
             self._record(terminal, adapters, figures)
+            if self._outcomes is not None and any(adapter.rollout for adapter in adapters):
+                self._outcomes.add(_outcome(request, who, adapters, terminal), scoring)
+            if self._shadows is not None:
+                self._shadows.follow(principal, request, adapters, terminal, self._open_shadow)
 
         return Hooks(abort=lambda: self._engine.abort(request.request_id), finished=finished, closed=closed)
 
@@ -242,6 +280,29 @@ class InferenceService:
 def _check_deadline(request: GenerationRequest) -> None:
     if request.deadline_s is not None and request.deadline_s <= time.monotonic():
         raise DeadlineExceededError("the deadline passed before the request was queued")
+
+
+def _outcome(
+    request: GenerationRequest, who: str, adapters: Sequence[ServableAdapter], terminal: GenerationChunk | None
+) -> Outcome:
+    usage = None if terminal is None else terminal.usage
+    timings = None if terminal is None else terminal.timings
+    error = CancelledError("the caller went away") if terminal is None else terminal.error
+    return Outcome(
+        request_id=request.request_id,
+        who=who,
+        adapters="+".join(f"{adapter.use.name}:{adapter.use.version}" for adapter in adapters) or BASE,
+        digests=tuple(adapter.use.digest for adapter in adapters),
+        code=OK if error is None else error.code,
+        input_sha256=hashlib.sha256(request.text.encode("utf-8", "surrogatepass")).hexdigest(),
+        num_prompt_tokens=0 if usage is None else usage.num_prompt_tokens,
+        num_completion_tokens=0 if usage is None else usage.num_completion_tokens,
+        ttft_s=None if timings is None else timings.ttft_ms / 1e3,
+        e2e_s=0.0 if timings is None else timings.e2e_ms / 1e3,
+        finished_s=time.time(),
+        text="",
+        rollout=next((adapter.rollout for adapter in adapters if adapter.rollout is not None), None),
+    )
 
 
 def _wanted(request: GenerationRequest) -> SamplingParams:
