@@ -211,8 +211,17 @@ class Registry:
         self._copy.remove_uploads(*registry_writes.upload_is(name, version, self._instance))
         self._begun.discard((name, version))
 
-    def set_alias(self, name: str, alias: str, version: int, change: Change) -> AdapterRecord:
+    def set_alias(
+        self, name: str, alias: str, version: int, change: Change, *, expected: int | None = None
+    ) -> AdapterRecord:
         """Point an alias at a ready version and return the adapter; changes nothing where it points there.
+
+        Args:
+            name: Adapter name.
+            alias: The alias.
+            version: Where it is to point.
+            change: By whom.
+            expected: Only if it points at this version now, else nothing is changed; None for wherever it points.
 
         Raises:
             InvalidAdapterReferenceError: If the alias or the key is not well formed.
@@ -221,8 +230,9 @@ class Registry:
             IdempotencyConflictError: If the key was used for another change.
             StoreError: If the database cannot be written.
         """
-        work = partial(registry_writes.set_alias, alias=check_name(alias), version=version)
-        return self._copy.change(name, change, ("set_alias", alias, version), work)[0]
+        work = partial(registry_writes.set_alias, alias=check_name(alias), version=version, expected=expected)
+        asked = ("set_alias", alias, version) if expected is None else ("set_alias", alias, version, expected)
+        return self._copy.change(name, change, asked, work)[0]
 
     def delete_alias(self, name: str, alias: str, change: Change) -> AdapterRecord:
         """Remove an alias with its earlier targets and return the adapter.

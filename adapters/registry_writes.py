@@ -186,8 +186,8 @@ def upload_is(name: str, version: int, instance: str) -> tuple[sa.ColumnElement[
     return *_is(UPLOADS, name, version), UPLOADS.c.instance == instance
 
 
-def set_alias(write: Write, alias: str, version: int) -> int:
-    """Point an alias at a ready version.
+def set_alias(write: Write, alias: str, version: int, expected: int | None = None) -> int:
+    """Point an alias at a ready version; where one is expected, only if it points at that one now.
 
     Raises:
         AdapterNotFoundError: If there is no such adapter or version.
@@ -195,7 +195,7 @@ def set_alias(write: Write, alias: str, version: int) -> int:
     """
     target = check_ready(find_version(write.adapter, version))
     before = write.adapter.aliases.get(alias)
-    if before != version:
+    if before != version and expected in (None, before):
         _point(write, alias, version)
         detail = f"was at version {before}" if before else ""
         write.log("set_alias", version, target.digest, alias=alias, detail=detail)

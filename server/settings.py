@@ -30,6 +30,7 @@ from server.observability.logging import LogConfig
 from server.observability.metrics import MetricsConfig
 from server.service.adapters import CatalogConfig
 from server.service.inference import InferenceConfig
+from server.service.rollouts import RolloutConfig
 from server.service.upkeep import RegistryConfig, StoreConfig
 
 LIBRARY = Path(adapters.__file__).parent / "library"
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
         access: Who may call without a key.
         tls: Certificates of both ports.
         evaluation: Scoring, and what is kept of ended requests.
+        rollouts: Trying candidates.
         http: HTTP front end.
         grpc: gRPC front end.
         metrics: Bounds of what is counted apart.
@@ -79,6 +81,7 @@ class Settings(BaseSettings):
     access: AccessConfig = AccessConfig()
     tls: TlsConfig = TlsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    rollouts: RolloutConfig = RolloutConfig()
     http: HttpConfig = HttpConfig()
     grpc: GrpcConfig = GrpcConfig()
     metrics: MetricsConfig = MetricsConfig()

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from server.cli import rollouts
 from server.cli.errors import fail
 from server.cli.options import AsJson, on_server
 from server.core.errors import ErrorCode
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from server.cli.client import ServerClient
 
 app = typer.Typer(help="Adapters of a running server: upload, list, promote, roll back, delete.", no_args_is_help=True)
+app.add_typer(rollouts.app, name="rollout")
 
 AliasName = Annotated[str, typer.Option("--alias", help="The alias.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="NAME:VERSION", help="A version, as my-tweets:2.")]

@@ -19,6 +19,7 @@ from server.cli.errors import printable
 if TYPE_CHECKING:
     from server.access.api_key import ApiKey
     from server.api.http.wire.adapters import AdapterList, AdapterWire, AuditList, VersionWire
+    from server.api.http.wire.rollouts import ArmWire, RolloutList, RolloutWire
 
 # Where output is not a terminal there is no width to ask for.
 _PLAIN_WIDTH = 160
@@ -117,6 +118,60 @@ def print_audit(answer: "AuditList") -> None:
             record["detail"],
         )
     _print(table, "no changes yet")
+
+
+def print_rollouts(answer: "RolloutList") -> None:
+    """Print a line for each rollout."""
+    table = _table("rollout", "alias", "versions", "mode", "state", "verdict", "requests", "scored", "means", "created")
+    for rollout in answer["rollouts"]:
+        stable, candidate = rollout["arms"]["stable"], rollout["arms"]["candidate"]
+        _add(
+            table,
+            rollout["id"],
+            rollout["alias"],
+            f"{rollout['stable_version']} → {rollout['candidate_version']}",
+            f"{rollout['mode']} {rollout['percent']} %",
+            rollout["state"],
+            rollout["verdict"],
+            f"{stable['num_requests']} + {candidate['num_requests']}",
+            f"{stable['num_scored']} + {candidate['num_scored']}",
+            f"{_figure(stable['mean'])} → {_figure(candidate['mean'])}",
+            _time(rollout["created_s"]),
+        )
+    _print(table, "no rollouts; `medley adapters rollout start` begins one")
+
+
+def print_rollout(rollout: "RolloutWire") -> None:
+    """Print a rollout's state, its arms and its decisions."""
+    alias, target = f"{rollout['adapter']}@{rollout['alias']}", rollout["candidate_version"]
+    typer.echo(printable(f"{rollout['id']}: {alias}, version {target} as a {rollout['mode']}"))
+    typer.echo(f"{rollout['state']}, {rollout['verdict']} in {printable(rollout['metric'])}")
+    arms = _table("arm", "version", "requests", "scored", "mean", "errors", "p95")
+    _add_arm(arms, "stable", rollout["stable_version"], rollout["arms"]["stable"])
+    _add_arm(arms, "candidate", target, rollout["arms"]["candidate"])
+    _print(arms, "")
+    decisions = _table("time", "by", "decision", "reason")
+    for decision in rollout["decisions"]:
+        _add(decisions, _time(decision["at_s"]), decision["by"], decision["action"], decision["reason"])
+    _print(decisions, "")
+
+
+def _add_arm(table: Table, arm: str, version: int, figures: "ArmWire") -> None:
+    error_rate = figures["error_rate"]
+    _add(
+        table,
+        arm,
+        str(version),
+        str(figures["num_requests"]),
+        str(figures["num_scored"]),
+        _figure(figures["mean"]),
+        "" if error_rate is None else f"{error_rate:.1%}",
+        "" if figures["p95_e2e_ms"] is None else f"{figures['p95_e2e_ms']:.0f} ms",
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f}"
 
 
 def print_keys(keys: Iterable["ApiKey"], now_s: float) -> None:

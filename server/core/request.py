@@ -77,6 +77,8 @@ class GenerationRequest:
             none, and a chat template writes its own.
         references: Reference texts to score the answer against; empty means no scoring.
         deadline_s: Monotonic time (``time.monotonic``) by which the answer must be complete, or None.
+        routing_key: Requests with the same key stay on the same side of a rollout, as those of one user; empty for
+            any side.
 
     Raises:
         InvalidArgumentError: If the id or the number of references is out of range.
@@ -93,6 +95,7 @@ class GenerationRequest:
     add_special_tokens: bool = True
     references: tuple[str, ...] = ()
     deadline_s: float | None = None
+    routing_key: str = ""
 
     def __post_init__(self) -> None:
         """Refuse ids that could confuse logs or headers, and floods of references."""

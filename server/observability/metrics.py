@@ -139,6 +139,10 @@ class Metrics:
         self.evaluation_dropped = self._counter(
             "medley_evaluation_dropped", "Ended requests not scored or not recorded.", "reason"
         )
+        self.rollout_decisions = self._counter("medley_rollout_decisions", "Decisions about rollouts.", "action")
+        self.shadows_dropped = self._counter(
+            "medley_shadows_dropped", "Requests no shadow ran beside, for want of room."
+        )
         self.rouge = Histogram(
             "medley_rouge_score",
             "ROUGE F-measure of served texts, in percent.",

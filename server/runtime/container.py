@@ -13,6 +13,7 @@ from server.access.quotas import Quotas
 from server.core.errors import FailedPreconditionError
 from server.engine.base import Engine, EngineInfo
 from server.engine.factory import create_engine
+from server.evaluation.rollouts.store import RolloutStore
 from server.evaluation.room import EvaluationRoom
 from server.evaluation.store import EvaluationStore
 from server.observability.metrics import Metrics
@@ -28,6 +29,9 @@ from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
 from server.service.prompts import BaseSpeech
 from server.service.reference_import import ReferenceImport
+from server.service.rollout_gate import RolloutGate
+from server.service.rollouts import RolloutService
+from server.service.shadows import Shadows
 from server.service.staging import StagingArea
 from server.service.upkeep import Upkeep
 from server.service.uploads import UploadService
@@ -49,6 +53,8 @@ class Container:
         self._evaluation: EvaluationRoom | None = None
         self._registry: Registry | None = None
         self._key_ring: KeyRing | None = None
+        self._rollouts: RolloutStore | None = None
+        self._shadows: Shadows | None = None
         self._directory: AdapterDirectory | None = None
         self._upkeep: Upkeep | None = None
         self._services: Services | None = None
@@ -87,6 +93,7 @@ class Container:
         await self._services.uploads.register_library(settings.library)
         assert self._upkeep is not None
         self._upkeep.start()
+        self._services.rollouts.start()
 
     async def drain(self) -> None:
         """Refuse new requests and let the running ones end within the grace."""
@@ -99,14 +106,17 @@ class Container:
         if self._upkeep is not None:
             await self._upkeep.stop()
         if self._services is not None:
+            await self._services.rollouts.stop()
             await self._services.uploads.close()
+        if self._shadows is not None:
+            await self._shadows.stop()
         if self._engine is not None:
             await self._engine.stop()
         if self._evaluation is not None:
             await self._evaluation.stop()
         if self._directory is not None:
             self._directory.close()
-        for opened in (self._registry, self._key_ring):
+        for opened in (self._registry, self._key_ring, self._rollouts):
             if opened is not None:
                 await asyncio.to_thread(opened.close)
 
@@ -122,15 +132,18 @@ class Container:
         self._evaluation = EvaluationRoom(
             await asyncio.to_thread(open_store), RougeScorer, settings.evaluation, self._metrics
         )
+        self._rollouts = await asyncio.to_thread(RolloutStore, url)
 
     async def _make_services(self, base_text: BaseText) -> Services:
         assert self._engine is not None
         assert self._registry is not None
         assert self._key_ring is not None
         assert self._evaluation is not None
+        rollouts = self._rollouts
+        assert rollouts is not None
         settings, metrics, model_id = self._settings, self._metrics, self._engine.info.base.model_id
         store = await self._open_store()
-        directory = self._directory = AdapterDirectory(self._registry, store)
+        directory = self._directory = AdapterDirectory(self._registry, store, lambda: rollouts.routes)
         self._upkeep = Upkeep(
             self._registry,
             self._key_ring,
@@ -139,6 +152,7 @@ class Container:
             poll_s=settings.registry.poll_s,
             sweep_every_s=settings.store.sweep_every_s,
             sweep_grace_s=settings.store.sweep_grace_s,
+            also={"refreshing the rollouts": rollouts.refresh},
         )
         catalog = AdapterCatalog(self._registry, store, directory, drain_s=settings.catalog.drain_s)
         feedback = FeedbackService(self._evaluation)
@@ -147,6 +161,13 @@ class Container:
             self._key_ring,
             Quotas(),
             open_without_keys=may_run_open(settings.host, allow_open=settings.access.allow_open),
+        )
+        self._shadows = Shadows(
+            rollouts,
+            self._engine,
+            metrics,
+            max_num_shadows=settings.rollouts.max_num_shadows,
+            timeout_s=settings.rollouts.shadow_timeout_s,
         )
         inference = InferenceService(
             self._engine,
@@ -163,11 +184,13 @@ class Container:
             health=health,
             metrics=metrics,
             config=settings.inference,
+            shadows=self._shadows,
         )
         return Services(
             inference=inference,
             adapters=catalog,
             uploads=await self._make_uploads(store),
+            rollouts=self._make_rollouts(),
             feedback=feedback,
             references=ReferenceImport(feedback, self._evaluation.sets),
             health=health,
@@ -175,6 +198,14 @@ class Container:
             access=access,
             metrics=metrics,
         )
+
+    def _make_rollouts(self) -> RolloutService:
+        assert self._registry is not None
+        assert self._rollouts is not None
+        assert self._evaluation is not None
+        gate = RolloutGate(self._rollouts, self._registry, self._evaluation.store, self._metrics)
+        look_s = self._settings.rollouts.look_s
+        return RolloutService(self._rollouts, self._registry, gate, self._metrics, look_s=look_s)
 
     async def _open_store(self) -> AdapterStore:
         config, data_dir = self._settings.store, self._settings.data_dir.absolute()

@@ -10,15 +10,17 @@ Event loop's thread only.
 
 import asyncio
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from adapters.errors import AdapterError
 from adapters.manifest import AdapterRole
-from adapters.registry import Registry, VersionRecord, parse_reference
+from adapters.registry import DEFAULT_ALIAS, Registry, VersionRecord, parse_reference
 from adapters.registry_records import no_adapter
 from adapters.store import AdapterStore
 from server.core.errors import InvalidArgumentError
@@ -26,7 +28,9 @@ from server.core.outputs import AdapterUse
 from server.core.principal import Principal
 from server.engine.base import ResolvedAdapter
 from server.evaluation.outcome import RolloutPart
+from server.evaluation.rollouts.routing import RouteTable
 
+_log = logging.getLogger(__name__)
 # Enough to fetch beside each other; what is fetched once is not fetched by the others who wait for it.
 _MAX_NUM_FETCHES = 4
 
@@ -56,31 +60,45 @@ class _Version:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a reference came to."""
+
+    record: VersionRecord
+    rollout: RolloutPart | None = None
+
+
 class AdapterDirectory:
     """Finds and leases adapter versions.
 
     Args:
         registry: Names to versions.
         store: Digests to files.
+        routes: Where requests go because of running rollouts; asked once a request.
     """
 
-    def __init__(self, registry: Registry, store: AdapterStore) -> None:
+    def __init__(self, registry: Registry, store: AdapterStore, routes: Callable[[], RouteTable] = RouteTable) -> None:
         """Start with nothing leased."""
         self._registry = registry
         self._store = store
+        self._routes = routes
         self._leases: Counter[_Version] = Counter()
         self._idle: dict[_Version, asyncio.Event] = {}
         self._fetches: dict[str, asyncio.Future[Path]] = {}
         self._pool = ThreadPoolExecutor(_MAX_NUM_FETCHES, thread_name_prefix="adapter-fetch")
 
-    async def lease(self, principal: Principal, references: Sequence[str]) -> tuple[ServableAdapter, ...]:
+    async def lease(
+        self, principal: Principal, references: Sequence[str], routing_key: str = ""
+    ) -> tuple[ServableAdapter, ...]:
         """Find each reference and lease its version; whoever leases must :meth:`release`, once.
 
         Does not wait when the versions' bytes are here and known to be good. Nothing stays leased when it raises.
+        Of an alias with a running rollout, the candidate may be leased; where it cannot be had, the alias's version is.
 
         Args:
             principal: Who asks; names that do not exist for it are not found.
             references: As the caller wrote them.
+            routing_key: What the request is dealt by in a rollout.
 
         Raises:
             InvalidArgumentError: If there are two adapters of one role, or more than two.
@@ -88,17 +106,17 @@ class AdapterDirectory:
         """
         if len(references) > len(AdapterRole):
             raise InvalidArgumentError("at most one weight adapter and one soft prompt or prefix", param="adapters")
-        records = [self._resolve(principal, reference) for reference in references]
-        _check_roles(records)
-        for record in records:
-            self._leases[_Version(record.name, record.version)] += 1
-            self._store.pin(record.digest)
+        found = [_Found(self._resolve(principal, reference)) for reference in references]
+        routes = self._routes()
+        routed = self._routed(routes, references, found, routing_key) if routes else found
+        _check_roles([each.record for each in routed])
         try:
-            return tuple([_servable(record, await self._path(record.digest)) for record in records])
-        except BaseException:
-            for record in records:
-                self._let_go(_Version(record.name, record.version), record.digest)
-            raise
+            return await self._lease(routed)
+        except AdapterError as error:
+            if [each.record for each in routed] == [each.record for each in found]:
+                raise
+            _log.warning("a rollout's candidate cannot be had, so the alias's version serves: %s", error.message)
+            return await self._lease(found)
 
     def release(self, adapters: Iterable[ServableAdapter]) -> None:
         """Give leases back."""
@@ -133,6 +151,42 @@ class AdapterDirectory:
         if not principal.sees_all and not principal.sees(name := parse_reference(reference).name):
             raise no_adapter(name)
         return self._registry.resolve(reference)
+
+    def _routed(
+        self, routes: RouteTable, references: Sequence[str], found: list[_Found], routing_key: str
+    ) -> list[_Found]:
+        """Return what is to be leased: a request takes part in one rollout at most, that of its first reference."""
+        for place, (reference, each) in enumerate(zip(references, found, strict=True)):
+            asked = parse_reference(reference)
+            if asked.version is not None:
+                continue
+            record = each.record
+            route = routes.route(record.name, asked.alias or DEFAULT_ALIAS, record.version, routing_key)
+            if route is None:
+                continue
+            if route.version != record.version:
+                try:
+                    record = self._registry.resolve(f"{record.name}:{route.version}")
+                except AdapterError:  # retired a moment ago; the rollout ends with the next look at it
+                    return found
+            return [*found[:place], _Found(record, route.part), *found[place + 1 :]]
+        return found
+
+    async def _lease(self, found: Sequence[_Found]) -> tuple[ServableAdapter, ...]:
+        for each in found:
+            self._leases[_Version(each.record.name, each.record.version)] += 1
+            self._store.pin(each.record.digest)
+        try:
+            return tuple(
+                [
+                    replace(_servable(each.record, await self._path(each.record.digest)), rollout=each.rollout)
+                    for each in found
+                ]
+            )
+        except BaseException:
+            for each in found:
+                self._let_go(_Version(each.record.name, each.record.version), each.record.digest)
+            raise
 
     async def _path(self, digest: str) -> Path:
         # Asked again after a fetch: one that began before our pin may have been evicted since.

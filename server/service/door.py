@@ -10,6 +10,7 @@ from server.service.health import HealthService
 from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
 from server.service.reference_import import ReferenceImport
+from server.service.rollouts import RolloutService
 from server.service.uploads import UploadService
 
 
@@ -21,6 +22,7 @@ class Services:
         inference: Generates text.
         adapters: Shows and changes adapters.
         uploads: Takes new versions.
+        rollouts: Tries candidates against what aliases point at.
         feedback: Takes references and gives scores.
         references: Takes references in bulk.
         health: Liveness and readiness.
@@ -32,6 +34,7 @@ class Services:
     inference: InferenceService
     adapters: AdapterCatalog
     uploads: UploadService
+    rollouts: RolloutService
     feedback: FeedbackService
     references: ReferenceImport
     health: HealthService

@@ -25,7 +25,7 @@ from server.core.principal import Principal
 from server.core.request import Echo, GenerationRequest
 from server.core.sampling import SamplingParams
 from server.engine.base import Engine, EngineRequest
-from server.evaluation.outcome import OK
+from server.evaluation.outcome import OK, RolloutPart
 from server.observability.metrics import Metrics, RequestMetrics
 from server.service.access import AccessService
 from server.service.capabilities import check_adapter, check_sampling, fitted
@@ -36,6 +36,7 @@ from server.service.generation import Generation, Hooks, Opened
 from server.service.health import HealthService
 from server.service.prompts import BaseSpeech, Prompt, PromptReader
 from server.service.several import Several, named_apart
+from server.service.shadows import Shadows
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class InferenceService:
         health: Whether requests are welcome.
         metrics: Where they are counted.
         config: Limits.
+        shadows: Run candidates beside the requests of shadow rollouts; None where there are no rollouts.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class InferenceService:
         health: HealthService,
         metrics: Metrics,
         config: InferenceConfig,
+        shadows: Shadows | None = None,
     ) -> None:
         """Keep the parts."""
         self._engine = engine
@@ -92,6 +95,7 @@ class InferenceService:
         self._health = health
         self._metrics = metrics
         self._config = config
+        self._shadows = shadows
         self._num_opening = 0
         self._prompts = PromptReader(
             speech,
@@ -123,7 +127,7 @@ class InferenceService:
                 adapters = await self._lease(principal, request)
                 try:
                     figures = self._metrics.of([adapter.use.name for adapter in adapters])
-                    return await self._open(request, principal.who, adapters, figures, accepted_s)
+                    return await self._open(request, principal, adapters, figures, accepted_s)
                 except BaseException:
                     self._directory.release(adapters)
                     raise
@@ -160,6 +164,19 @@ class InferenceService:
                 opened.push_async_callback(generations[-1].aclose)
             return Several(requests[0].request_id, generations, opened.pop_all())
 
+    async def _open_shadow(self, principal: Principal, request: GenerationRequest, part: RolloutPart) -> Generation:
+        """Open a request that a rollout makes, of versions named one by one; it counts under a label of its own."""
+        if not self._health.ready().ready:
+            raise UnavailableError("the server is not ready")
+        leased = await self._directory.lease(principal, request.adapters)
+        adapters = (replace(leased[0], rollout=part), *leased[1:])
+        figures = self._metrics.of([f"{adapter.use.name}~shadow" for adapter in adapters])
+        try:
+            return await self._open(request, principal, adapters, figures, time.monotonic())
+        except BaseException:
+            self._directory.release(adapters)
+            raise
+
     def _check(self, request: GenerationRequest) -> None:
         """Refuse what can be refused without looking anything up."""
         readiness = self._health.ready()
@@ -174,7 +191,8 @@ class InferenceService:
 
     async def _lease(self, principal: Principal, request: GenerationRequest) -> tuple[ServableAdapter, ...]:
         try:
-            return await self._directory.lease(principal, request.adapters)
+            key = request.routing_key or f"{principal.who} {request.request_id}"
+            return await self._directory.lease(principal, request.adapters, key)
         except AdapterError as error:
             self._metrics.adapter_failed("lookup", error)
             raise
@@ -182,7 +200,7 @@ class InferenceService:
     async def _open(
         self,
         request: GenerationRequest,
-        who: str,
+        principal: Principal,
         adapters: tuple[ServableAdapter, ...],
         figures: RequestMetrics,
         accepted_s: float,
@@ -199,7 +217,7 @@ class InferenceService:
         ending = Ending(
             self._feedback,
             request,
-            who=who,
+            who=principal.who,
             adapters=adapters,
             num_prompt_tokens=len(prompt.token_ids),
             accepted_s=accepted_s,
@@ -209,19 +227,26 @@ class InferenceService:
             outputs,
             tokenizer=self._speech.tokenizer,
             is_continued=self._speech.is_continued,
-            hooks=self._hooks(request, ending, adapters, figures),
+            hooks=self._hooks(request, principal, ending, adapters, figures),
             metrics=self._metrics,
             figures=figures,
             score_wait_s=self._config.score_wait_s,
         )
 
     def _hooks(
-        self, request: GenerationRequest, ending: Ending, adapters: tuple[ServableAdapter, ...], figures: RequestMetrics
+        self,
+        request: GenerationRequest,
+        principal: Principal,
+        ending: Ending,
+        adapters: tuple[ServableAdapter, ...],
+        figures: RequestMetrics,
     ) -> Hooks:
         def closed(terminal: GenerationChunk | None) -> None:
             self._directory.release(adapters)
             self._record(terminal, adapters, figures)
             ending.closed(terminal)
+            if self._shadows is not None:
+                self._shadows.follow(principal, request, adapters, terminal, self._open_shadow)
 
         return Hooks(abort=lambda: self._engine.abort(request.request_id), finished=ending.finished, closed=closed)
 

@@ -99,12 +99,21 @@ def copies(request: GenerationRequest, count: int) -> tuple[GenerationRequest, .
 def named_apart(requests: Sequence[GenerationRequest]) -> tuple[GenerationRequest, ...]:
     """Return the requests of one call under ids of their own, ``<id>-0`` and so on; a single one keeps its id.
 
+    All of them go by one routing key, so that one version answers the whole call.
+
     Raises:
         InvalidArgumentError: If an id gets too long.
     """
     if len(requests) == 1:
         return tuple(requests)
-    return tuple(replace(request, request_id=f"{request.request_id}-{index}") for index, request in enumerate(requests))
+    return tuple(
+        replace(
+            request,
+            request_id=f"{request.request_id}-{index}",
+            routing_key=request.routing_key or request.request_id,
+        )
+        for index, request in enumerate(requests)
+    )
 
 
 async def _forward(index: int, generation: Generation, arrived: "asyncio.Queue[_Indexed | Exception]") -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 
 from adapters.errors import AdapterError
 from adapters.registry import Registry
@@ -82,6 +83,7 @@ class Upkeep:
         poll_s: Seconds between two looks.
         sweep_every_s: Seconds between two sweeps.
         sweep_grace_s: Age from which bytes without a name are removed.
+        also: What else is looked at as often as the registry, by what is being done.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Upkeep:
         poll_s: float,
         sweep_every_s: float,
         sweep_grace_s: float,
+        also: Mapping[str, Callable[[], object]] = MappingProxyType({}),
     ) -> None:
         """Do nothing yet; :meth:`start` does."""
         self._registry = registry
@@ -103,6 +106,7 @@ class Upkeep:
         self._poll_s = poll_s
         self._sweep_every_s = sweep_every_s
         self._sweep_grace_s = sweep_grace_s
+        self._also = also
         self._tasks: list[asyncio.Task[None]] = []
         self._failing: set[str] = set()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="upkeep")
@@ -125,6 +129,8 @@ class Upkeep:
         while True:
             await self._try("refreshing the registry", self._registry.refresh)
             await self._try("refreshing the keys", self._key_ring.refresh)
+            for what, look in self._also.items():
+                await self._try(what, look)
             publish = partial(self._registry.publish_leases, self._directory.leased(), ttl_s=_LEASES_TTL_S)
             await self._try("publishing leases", publish)
             await asyncio.sleep(self._poll_s)

@@ -27,6 +27,11 @@ class InferenceMessage(Protocol):
         ...
 
     @property
+    def routing_key(self) -> str:
+        """What the request is dealt by in a rollout."""
+        ...
+
+    @property
     def sampling(self) -> inference_pb2.SamplingOptions:
         """How to choose tokens."""
         ...
@@ -59,6 +64,7 @@ def generation_request(
         apply_template=apply_template,
         references=tuple(message.references),
         deadline_s=deadline_s,
+        routing_key=message.routing_key,
     )
 
 

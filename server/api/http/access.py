@@ -32,6 +32,7 @@ _UPLOAD = Rule((Scope.OPERATE,), metered=True)
 
 _ADAPTER = "/v1/adapters/{name}"
 _VERSION = _ADAPTER + "/versions/{version}"
+_ROLLOUT = _ADAPTER + "/rollouts/{rollout_id}"
 _ALIAS = _ADAPTER + "/aliases/{alias}"
 
 HTTP_RULES: Mapping[tuple[str, str], Rule] = MappingProxyType(
@@ -65,6 +66,11 @@ HTTP_RULES: Mapping[tuple[str, str], Rule] = MappingProxyType(
         ("PUT", _ALIAS): _WRITE,
         ("DELETE", _ALIAS): _WRITE,
         ("POST", f"{_ADAPTER}/rollback"): _WRITE,
+        ("POST", f"{_ADAPTER}/rollouts"): _WRITE,
+        ("GET", f"{_ADAPTER}/rollouts"): _READ,
+        ("GET", _ROLLOUT): _READ,
+        ("POST", f"{_ROLLOUT}/promote"): _WRITE,
+        ("POST", f"{_ROLLOUT}/rollback"): _WRITE,
         ("POST", "/v1/load_lora_adapter"): _UPLOAD,
         ("POST", "/v1/unload_lora_adapter"): _WRITE,
     }

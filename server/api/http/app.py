@@ -12,6 +12,7 @@ from server.api.http.routes.adapters import adapter_change_routes, adapter_read_
 from server.api.http.routes.evaluations import evaluation_routes
 from server.api.http.routes.openai import openai_inference_routes, openai_model_routes
 from server.api.http.routes.operations import health_routes, install_docs, metrics_routes
+from server.api.http.routes.rollouts import rollout_routes
 from server.api.http.routes.summarize import summarize_routes
 from server.api.http.routes.uploads import upload_routes
 from server.api.http.routes.vllm import vllm_routes
@@ -33,6 +34,7 @@ def create_app(services: Services, config: HttpConfig) -> FastAPI:
         openai_model_routes(services.models),
         adapter_read_routes(services.adapters),
         adapter_change_routes(services.adapters),
+        rollout_routes(services.rollouts),
         upload_routes(services.uploads),
         vllm_routes(services.adapters, services.uploads),
         evaluation_routes(services.feedback, services.references),

@@ -32,6 +32,7 @@ class SummarizeBody(GenerationBody):
             sampling=SamplingParams(**self.shared_sampling(), max_new_tokens=self.max_new_tokens),
             references=tuple(self.references),
             deadline_s=deadline_s,
+            routing_key=self.routing_key or "",
         )
         return (request,)
 

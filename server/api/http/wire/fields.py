@@ -96,6 +96,9 @@ class GenerationBody(WireModel, ABC):
     )
     references: References = Field([], description="Reference texts to score the answer against.")
     request_id: str | None = Field(None, description="Your own id; else the x-request-id header, else one is drawn.")
+    routing_key: str | None = Field(
+        None, description="Requests with the same key, as those of one user, stay on one side of a rollout."
+    )
     stream: bool = Field(False, description="Answer in server-sent events.")  # noqa: FBT003
 
     @abstractmethod

@@ -47,8 +47,14 @@ class OpenAIBody(OpenAISampling):
     model: str | None = Field(
         None, description='The base\'s id, one adapter reference, or two joined by "+"; else the base.'
     )
+    user: str | None = Field(None, description="Whom the request is for: the routing_key, unless that is given.")
     n: int = Field(1, ge=1, le=MAX_PER_CALL, description="How many answers to each prompt.")
     stream_options: StreamOptions = StreamOptions()
+
+    @property
+    def dealt_by(self) -> str:
+        """What the request is dealt by in a rollout; may be empty."""
+        return self.routing_key or self.user or ""
 
     def copied(self, requests: Iterable[GenerationRequest]) -> tuple[GenerationRequest, ...]:
         """Return each request ``n`` times.
@@ -129,6 +135,7 @@ class CompletionBody(OpenAIBody):
                 add_special_tokens=self.add_special_tokens,
                 references=tuple(self.references),
                 deadline_s=deadline_s,
+                routing_key=self.dealt_by,
             )
             for prompt in self._prompts()
         )

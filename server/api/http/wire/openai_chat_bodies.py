@@ -87,6 +87,7 @@ class ChatBody(OpenAIBody):
             sampling=self.sampling(longest, self._num_logprobs()),
             references=tuple(self.references),
             deadline_s=deadline_s,
+            routing_key=self.dealt_by,
         )
         return self.copied([request])
 

@@ -18,7 +18,6 @@ DROPPED = frozenset(
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
-        "user",
         # For routing between vLLM's servers, and for its routes that only render prompts.
         "mm_payload",
         "return_mm_kwargs",

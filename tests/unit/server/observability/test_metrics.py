@@ -34,6 +34,7 @@ def test_metrics_page_names_every_label() -> None:
     metrics.adapter_failed("upload", ValueError())
     metrics.uploads.labels(code="OK").inc()
     metrics.evaluation_dropped.labels(reason="unscored").inc()
+    metrics.rollout_decisions.labels(action="promote").inc()
     metrics.rouge.labels(metric="rouge1", adapters="base").observe(40.0)
     found = {
         family.name: set().union(*(sample.labels for sample in family.samples)) - {"le"}

@@ -1,0 +1,1 @@
+"""Alembic migrations of the rollouts; run when their store opens (see ``server.evaluation.rollouts.store``)."""
