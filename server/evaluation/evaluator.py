@@ -26,8 +26,13 @@ _log = logging.getLogger(__name__)
 class Scorer(Protocol):
     """Compares a text with its references; used from the worker thread only."""
 
-    def score(self, prediction: str, references: Sequence[str]) -> dict[str, float]:
-        """Return metric name → F-measure in percent."""
+    def score(
+        self, prediction: str, references: Sequence[str], metrics: Sequence[str] = (), source: str = ""
+    ) -> dict[str, float]:
+        """Return figures by name: those of the named metrics; of the scorer's own choice if none is named.
+
+        A metric that needs the source gives none where it is empty, as it is wherever the prompt was not kept.
+        """
         ...
 
 
@@ -150,7 +155,7 @@ class Evaluator:
 
     def _score(self, job: _Job) -> None:
         try:
-            scores = self._scorer().score(job.finished.text, job.references)
+            scores = self._scorer().score(job.finished.text, job.references, job.finished.metrics)
         except Exception:
             _log.exception("scoring failed", extra={"request_id": job.finished.request_id})
             job.scores.set_exception(InternalError("scoring failed"))

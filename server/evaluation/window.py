@@ -18,6 +18,7 @@ class FinishedRequest:
         adapters: ``base``, ``name:version`` or two joined by ``+``.
         digests: Content addresses of those adapters.
         who: Who asked; others cannot find it.
+        metrics: Names of what it is scored by; empty means the scorer's default.
     """
 
     request_id: str
@@ -25,6 +26,7 @@ class FinishedRequest:
     adapters: str
     digests: tuple[str, ...] = ()
     who: str = ""
+    metrics: tuple[str, ...] = ()
 
 
 class FinishedWindow:

@@ -6,7 +6,7 @@ from functools import partial
 
 from adapters.codec import CodecLimits
 from adapters.registry import Registry
-from adapters.scoring import RougeScorer
+from adapters.scoring.plugins import PluginScorer
 from adapters.store import AdapterStore
 from server.access.keys import KeyRing
 from server.access.opening import check_may_open, may_run_open
@@ -76,7 +76,7 @@ class Container:
         settings = self._settings
         await self._open_registry()
         model = chosen_model(settings)
-        self._evaluator = Evaluator(RougeScorer, settings.evaluation, self._metrics)
+        self._evaluator = Evaluator(PluginScorer, settings.evaluation, self._metrics)
         self._engine = await asyncio.to_thread(create_engine, settings.engine, model)
         base_text = await asyncio.to_thread(read_base_text, model)
         await self._engine.start()

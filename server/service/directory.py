@@ -20,6 +20,7 @@ from pathlib import Path
 from adapters.manifest import AdapterRole
 from adapters.registry import Registry, VersionRecord, parse_reference
 from adapters.registry_records import no_adapter
+from adapters.scoring.plugins import metrics_of
 from adapters.store import AdapterStore
 from server.core.errors import InvalidArgumentError
 from server.core.outputs import AdapterUse
@@ -39,12 +40,14 @@ class ServableAdapter:
         use: What the caller is told.
         resolved: What the engine is given.
         prompt_template: The adapter's template; empty means the base's.
+        metrics: What its answers are scored by.
         rollout: The rollout that chose this version; None outside of one.
     """
 
     use: AdapterUse
     resolved: ResolvedAdapter
     prompt_template: str
+    metrics: tuple[str, ...] = ()
     rollout: RolloutPart | None = None
 
 
@@ -185,4 +188,5 @@ def _servable(record: VersionRecord, path: Path) -> ServableAdapter:
         use=AdapterUse(record.name, record.version, record.digest, str(record.kind)),
         resolved=ResolvedAdapter(record.digest, record.kind, path, record.num_virtual_tokens, record.rank),
         prompt_template=record.prompt_template,
+        metrics=metrics_of(record.metrics, record.task),
     )

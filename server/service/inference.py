@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from adapters.errors import AdapterError
 from adapters.manifest import AdapterRole
+from adapters.scoring.plugins import joined_metrics
 from server.core.errors import (
     DeadlineExceededError,
     ErrorCode,
@@ -216,8 +217,9 @@ class InferenceService:
         def finished(text: str) -> "Future[Scores] | None":
             label = "+".join(f"{adapter.use.name}:{adapter.use.version}" for adapter in adapters) or BASE
             digests = tuple(adapter.use.digest for adapter in adapters)
+            metrics = joined_metrics(adapter.metrics for adapter in adapters)
             return self._feedback.finished(
-                FinishedRequest(request.request_id, text, label, digests, who), request.references
+                FinishedRequest(request.request_id, text, label, digests, who, metrics), request.references
             )
 
         def closed(terminal: GenerationChunk | None) -> None:
