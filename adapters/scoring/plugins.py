@@ -102,11 +102,10 @@ def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
     unknown = [name for name in names if name not in known_metrics()]
     if unknown:
         raise InvalidAdapterError(
-            f"metrics names {show(', '.join(unknown))}, which this server does not know; it knows"
-            f" {', '.join(sorted(known_metrics()))}"
+            f"there is no metric {show(', '.join(unknown))}; metrics are {', '.join(sorted(known_metrics()))}"
         )
     if len(names) > MAX_NUM_METRICS:
-        raise InvalidAdapterError(f"metrics names {len(names)} metrics; at most {MAX_NUM_METRICS} are taken")
+        raise InvalidAdapterError(f"{len(names)} metrics are named; at most {MAX_NUM_METRICS} are taken")
     return tuple(dict.fromkeys(names))
 
 
