@@ -112,6 +112,7 @@ class AdapterManifest:
         licence: SPDX identifier.
         description: One sentence for people.
         scores: Metric name → value measured at training, in percent for ROUGE.
+        metrics: What its answers are scored by in production, as ``rouge``; empty means what its task has.
     """
 
     name: str
@@ -127,10 +128,14 @@ class AdapterManifest:
     licence: str = ""
     description: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, keys in the order of the fields."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        document = asdict(self)
+        if not self.metrics:
+            del document["metrics"]  # servers older than the field refuse it
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -160,6 +165,7 @@ class AdapterManifest:
             licence=_text(raw, "licence"),
             description=_text(raw, "description", MAX_DESCRIPTION_CHARS),
             scores=_scores(raw, "scores"),
+            metrics=_texts(raw, "metrics"),
         )
 
 

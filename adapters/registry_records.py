@@ -64,6 +64,7 @@ class VersionRecord:
         prompt_template: Template that wraps the text; empty means the base's.
         created_s: Unix time its upload began.
         tags: Words to find it by, sorted.
+        metrics: What its answers are scored by; empty means what its task has.
     """
 
     name: str
@@ -82,6 +83,7 @@ class VersionRecord:
     prompt_template: str = ""
     created_s: float = 0.0
     tags: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,9 @@ def is_leased_elsewhere(connection: sa.Connection, instance: str, word: str, now
 def version_of(row: Mapping[str, Any]) -> VersionRecord:
     """Return the version in a row, or in one that was kept as JSON."""
     kind = None if row["kind"] is None else AdapterKind(row["kind"])
-    return VersionRecord(**{**row, "kind": kind, "state": VersionState(row["state"]), "tags": tuple(row["tags"])})
+    # JSON that was kept before the column was there has no metrics.
+    lists = {"tags": tuple(row["tags"]), "metrics": tuple(row.get("metrics", ()))}
+    return VersionRecord(**{**row, "kind": kind, "state": VersionState(row["state"]), **lists})
 
 
 def _read(connection: sa.Connection, names: sa.Select[tuple[str]]) -> dict[str, AdapterRecord]:

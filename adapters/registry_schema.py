@@ -45,6 +45,7 @@ VERSIONS = sa.Table(
     sa.Column("prompt_template", sa.Text, nullable=False),
     sa.Column("created_s", sa.Float, nullable=False),
     sa.Column("tags", sa.JSON, nullable=False),
+    sa.Column("metrics", sa.JSON, nullable=False, server_default="[]"),
 )
 sa.Index(
     "one_live_version_per_digest",

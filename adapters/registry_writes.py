@@ -110,6 +110,7 @@ def begin(write: Write, instance: str, taken: int, lease_s: float) -> int:
         "reason": f"upload by {write.change.who}",
         "scores": {},
         "tags": [],
+        "metrics": [],
         "created_s": write.now_s,
     }
     write.connection.execute(sa.insert(VERSIONS).values(row))
@@ -310,6 +311,7 @@ def _filled(done: Completion) -> dict[str, object]:
         "scores": dict(manifest.scores),
         "prompt_template": manifest.prompt_template,
         "tags": list(done.tags),
+        "metrics": list(manifest.metrics),
     }
 
 

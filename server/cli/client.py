@@ -63,6 +63,23 @@ class Body:
     files: Sequence[tuple[str, tuple[str, IO[bytes]]]] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of sending something once.
+
+    Attributes:
+        code: ``OK``, the server's error code, or UNAVAILABLE or DEADLINE_EXCEEDED where no answer came.
+        document: The answer; empty unless it is OK.
+        message: What a failure said.
+        retry_after_s: How long the server asks to wait, at most 30; 0 if it does not say.
+    """
+
+    code: str
+    document: Mapping[str, object] = field(default_factory=dict)
+    message: str = ""
+    retry_after_s: float = 0.0
+
+
 class ServerClient:
     """A connection to a running server. Use as ``with``; every failure ends the command by ``typer.Exit``.
 
@@ -103,6 +120,16 @@ class ServerClient:
         """Return the answer to a POST that changes nothing."""
         return self._document(self._success(self._send("POST", path, Body(json=body))))
 
+    def attempt(self, path: str, body: Mapping[str, object]) -> Attempt:
+        """Return what came of a POST that changes nothing, sent once. Any number of threads may call at once."""
+        outcome = self._send("POST", path, Body(json=body))
+        if isinstance(outcome, httpx.HTTPError):
+            return Attempt(_lost_code(outcome), message=f"no answer from {self._url}: {_reason(outcome)}")
+        if not outcome.is_success:
+            code, message = _said(outcome)
+            return Attempt(code, message=message, retry_after_s=_retry_after_s(outcome))
+        return Attempt("OK", self._document(outcome))
+
     def change(
         self, method: str, path: str, body: Body | None = None, query: Mapping[str, str] | None = None
     ) -> Document:
@@ -136,8 +163,7 @@ class ServerClient:
 
     def _success(self, outcome: httpx.Response | httpx.HTTPError) -> httpx.Response:
         if isinstance(outcome, httpx.HTTPError):
-            code = ErrorCode.DEADLINE_EXCEEDED if isinstance(outcome, httpx.ReadTimeout) else ErrorCode.UNAVAILABLE
-            fail(code, f"no answer from {self._url}: {_reason(outcome)} ({self._way_out(outcome)})")
+            fail(_lost_code(outcome), f"no answer from {self._url}: {_reason(outcome)} ({self._way_out(outcome)})")
         if not outcome.is_success:
             _refuse(outcome)
         return outcome
@@ -177,18 +203,25 @@ def _refuse(answer: httpx.Response) -> NoReturn:
     Raises:
         typer.Exit: Always.
     """
-    try:
-        error = answer.json()["error"]
-        code, message = str(error["code"]), str(error["message"])
-    except (ValueError, LookupError, TypeError):
-        fail(
-            ErrorCode.INTERNAL,
-            f"HTTP {answer.status_code} from {answer.url.host}, which says no more; is --server right?",
-        )
+    code, message = _said(answer)
     next_step = _HOW_TO_GET_A_KEY if code == ErrorCode.UNAUTHENTICATED else ""
     if "retry-after" in answer.headers:
         next_step = f"try again in {_retry_after_s(answer):g} s"
     fail(code, f"{message} ({next_step})" if next_step else message)
+
+
+def _said(answer: httpx.Response) -> tuple[str, str]:
+    """Return the code and the message of a refusal."""
+    try:
+        error = answer.json()["error"]
+        return str(error["code"]), str(error["message"])
+    except (ValueError, LookupError, TypeError):
+        said_nothing = f"HTTP {answer.status_code} from {answer.url.host}, which says no more; is --server right?"
+        return ErrorCode.INTERNAL, said_nothing
+
+
+def _lost_code(error: httpx.HTTPError) -> ErrorCode:
+    return ErrorCode.DEADLINE_EXCEEDED if isinstance(error, httpx.ReadTimeout) else ErrorCode.UNAVAILABLE
 
 
 def _may_pass(outcome: httpx.Response | httpx.HTTPError) -> bool:

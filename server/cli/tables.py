@@ -215,6 +215,14 @@ def print_summary(answer: Mapping[str, object]) -> None:
     _print(table, "")
 
 
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], when_empty: str) -> None:
+    """Print rows of texts under their columns, or one line where there are no rows."""
+    table = _table(*columns)
+    for row in rows:
+        _add(table, *row)
+    _print(table, when_empty)
+
+
 def _table(*columns: str) -> Table:
     table = Table()
     for column in columns:

@@ -30,8 +30,13 @@ Save = Callable[[Record, Sequence[str], Mapping[str, float]], "Future[None]"]
 class Scorer(Protocol):
     """Compares a text with its references; used from the worker thread only."""
 
-    def score(self, prediction: str, references: Sequence[str]) -> dict[str, float]:
-        """Return metric name → F-measure in percent."""
+    def score(
+        self, prediction: str, references: Sequence[str], metrics: Sequence[str] = (), source: str = ""
+    ) -> dict[str, float]:
+        """Return figures by name: those of the named metrics; of the scorer's own choice if none is named.
+
+        A metric that needs the source gives none where it is empty, as it is wherever the prompt was not kept.
+        """
         ...
 
 
@@ -141,7 +146,7 @@ class Evaluator:
 
     def _score(self, job: _Job) -> None:
         try:
-            scores = self._scorer().score(job.record.outcome.text, job.references)
+            scores = self._scorer().score(job.record.outcome.text, job.references, job.record.metrics)
             saved = self._save(job.record, job.references, scores)
         except MedleyError as error:
             job.scores.set_exception(error)

@@ -5,7 +5,7 @@ from functools import partial
 
 from adapters.codec import CodecLimits
 from adapters.registry import Registry
-from adapters.scoring import RougeScorer
+from adapters.scoring.plugins import PluginScorer
 from adapters.store import AdapterStore
 from server.access.keys import KeyRing
 from server.access.opening import check_may_open, may_run_open
@@ -130,7 +130,7 @@ class Container:
         self._registry = await asyncio.to_thread(partial(Registry, url, instance=instance))
         open_store = partial(EvaluationStore, url, store_texts=settings.evaluation.store_texts)
         self._evaluation = EvaluationRoom(
-            await asyncio.to_thread(open_store), RougeScorer, settings.evaluation, self._metrics
+            await asyncio.to_thread(open_store), PluginScorer, settings.evaluation, self._metrics
         )
         self._rollouts = await asyncio.to_thread(RolloutStore, url)
 

@@ -22,6 +22,7 @@ from adapters.errors import AdapterError
 from adapters.manifest import AdapterRole
 from adapters.registry import DEFAULT_ALIAS, Registry, VersionRecord, parse_reference
 from adapters.registry_records import no_adapter
+from adapters.scoring.plugins import metrics_of
 from adapters.store import AdapterStore
 from server.core.errors import InvalidArgumentError
 from server.core.outputs import AdapterUse
@@ -43,12 +44,14 @@ class ServableAdapter:
         use: What the caller is told.
         resolved: What the engine is given.
         prompt_template: The adapter's template; empty means the base's.
+        metrics: What its answers are scored by.
         rollout: The rollout that chose this version; None outside of one.
     """
 
     use: AdapterUse
     resolved: ResolvedAdapter
     prompt_template: str
+    metrics: tuple[str, ...] = ()
     rollout: RolloutPart | None = None
 
 
@@ -239,4 +242,5 @@ def _servable(record: VersionRecord, path: Path) -> ServableAdapter:
         use=AdapterUse(record.name, record.version, record.digest, str(record.kind)),
         resolved=ResolvedAdapter(record.digest, record.kind, path, record.num_virtual_tokens, record.rank),
         prompt_template=record.prompt_template,
+        metrics=metrics_of(record.metrics, record.task),
     )

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
+from adapters.scoring.plugins import joined_metrics
 from server.core.errors import ErrorCode
 from server.core.outputs import GenerationChunk
 from server.core.request import GenerationRequest
@@ -59,7 +60,8 @@ class Ending:
     ) -> "Future[Mapping[str, float]] | None":
         self._is_told = True
         source = source_of(self._request)
-        return self._feedback.ended(self._outcome(terminal, text, source), source, references)
+        metrics = joined_metrics(adapter.metrics for adapter in self._adapters)
+        return self._feedback.ended(self._outcome(terminal, text, source), source, references, metrics)
 
     def _outcome(self, terminal: GenerationChunk | None, text: str, source: str) -> Outcome:
         uses = [adapter.use for adapter in self._adapters]

@@ -23,6 +23,7 @@ from adapters.manifest import AdapterManifest, check_name
 from adapters.prompting import check_template
 from adapters.registry import DEFAULT_ALIAS, Registry, VersionRecord
 from adapters.registry_records import check_key, check_tags
+from adapters.scoring.plugins import check_metrics
 from adapters.sources import fetch_source
 from adapters.store import AdapterStore
 from server.core.errors import (
@@ -146,6 +147,7 @@ class UploadService:
         check_kind(self._engine.info, manifest.kind)
         if manifest.prompt_template:
             check_template(manifest.prompt_template)
+        check_metrics(manifest.metrics)
         digest, size_bytes = await staged.run(partial(_measure, folder))
         await self._engine.check_adapter(_resolved(digest, manifest, folder))
         digest = await staged.run(partial(self._store.put, folder))

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from adapters.errors import StoreError
 from adapters.registry import Registry, VersionState
 from adapters.registry_schema import METADATA, SCRIPTS, VERSION_TABLE
 from tests.fixtures.postgres import PostgresServer
-from tests.fixtures.registry import ANNA, add_version, digest
+from tests.fixtures.registry import ANNA, MANIFEST, add_version, digest
 
 OLD_ROW = {
     "kind": "lora",
@@ -84,7 +85,7 @@ def test_migration_up_keeps_the_rows_of_an_old_database(database_url: str) -> No
         assert news.aliases == {"stable": 1}
         first = registry.resolve("news")
         assert (first.digest, first.size_bytes, first.scores) == (digest(1), 5_000_000_000, {"rouge1": 31.5})
-        assert (first.description, first.created_s, first.tags) == ("Ä", 1.5, ())
+        assert (first.description, first.created_s, first.tags, first.metrics) == ("Ä", 1.5, (), ())
         assert add_version(registry, "news", 3, "stable").version == 3
         assert registry.rollback("news", "stable", ANNA).aliases == {"stable": 1}
 
@@ -110,6 +111,13 @@ def test_migration_down_keeps_what_the_old_tables_can_hold(database_url: str) ->
     with opened(database_url) as (_, writer), writer.begin() as connection:
         go_to(connection, "base")
         assert sa.inspect(connection).get_table_names() == [VERSION_TABLE]
+
+
+def test_metrics_of_a_version_are_there_after_a_restart(database_url: str) -> None:
+    with closing(Registry(database_url)) as registry:
+        add_version(registry, "news", 1, manifest=replace(MANIFEST, metrics=("rouge", "bleu")))
+    with closing(Registry(database_url)) as registry:
+        assert registry.resolve("news").metrics == ("rouge", "bleu")
 
 
 def test_open_by_several_processes_at_once_migrates_once(database_url: str) -> None:

@@ -19,6 +19,7 @@ MANIFEST = AdapterManifest(
     licence="MIT",
     description="Für alle.",
     scores={"rouge1": 31.5},
+    metrics=("bleu", "rouge"),
 )
 
 
@@ -28,6 +29,12 @@ def test_manifest_written_and_read_is_the_same() -> None:
 
 def test_manifest_with_name_and_kind_only_is_read() -> None:
     assert AdapterManifest.from_json('{"name": "x", "kind": "prompt"}') == AdapterManifest("x", AdapterKind.PROMPT)
+
+
+def test_manifest_without_metrics_is_written_as_servers_before_the_field_read_it() -> None:
+    written = AdapterManifest("x", AdapterKind.PROMPT).to_json()
+    assert "metrics" not in json.loads(written)
+    assert AdapterManifest.from_json(written).metrics == ()
 
 
 @pytest.mark.parametrize(
@@ -49,6 +56,9 @@ def test_manifest_with_name_and_kind_only_is_read() -> None:
         {"scores": {"rouge1": "31"}},
         {"scores": {"rouge1": True}},
         {"scores": {"rouge1": 10**400}},
+        {"metrics": "rouge"},
+        {"metrics": [1]},
+        {"metrics": ["\x1b[2J"]},
         {"unknown": 1},
     ],
 )

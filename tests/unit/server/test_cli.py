@@ -34,10 +34,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
 def test_help_and_version_import_nothing_heavy() -> None:
     code = (
         "import sys; from server.cli import app; from typer.testing import CliRunner;"
-        "runs = ([], ['adapters'], ['keys'], ['adapters', 'push'], ['keys', 'create']);"
+        "runs = ([], ['adapters'], ['keys'], ['adapters', 'push'], ['keys', 'create'],"
+        "['eval', 'replay'], ['eval', 'report']);"
         "assert all(CliRunner().invoke(app, [*run, '--help']).exit_code == 0 for run in runs);"
         "assert CliRunner().invoke(app, ['--version']).output.startswith('medley ');"
-        "heavy = ('torch', 'transformers', 'fastapi', 'grpc', 'sqlalchemy', 'httpx');"
+        "heavy = ('torch', 'transformers', 'fastapi', 'grpc', 'sqlalchemy', 'httpx', 'matplotlib');"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
@@ -115,3 +116,35 @@ def test_room_whose_packages_are_missing_leaves_the_other_commands(monkeypatch: 
     assert CliRunner().invoke(server.cli.app, ["other"]).exit_code == 0
     done = CliRunner().invoke(server.cli.app, ["broken"])
     assert (done.exit_code, "not available here" in done.stderr) == (1, True)
+
+
+def mounted(monkeypatch: pytest.MonkeyPatch, point: EntryPoint) -> typer.Typer:
+    """A command line with a group of its own, and what one entry point brings."""
+    ours, whole = typer.Typer(), typer.Typer()
+    ours.command("report")(lambda: typer.echo("ours"))
+    whole.add_typer(ours, name="eval")
+    monkeypatch.setattr(server.cli, "entry_points", lambda group: [point])
+    monkeypatch.setattr(server.cli, "app", whole)
+    server.cli._mount_commands()
+    return whole
+
+
+def room() -> typer.Typer:
+    app = typer.Typer(help="A room's own.")
+    app.command("adapters")(lambda: typer.echo("theirs"))
+    return app
+
+
+ROOM = room()
+
+
+def test_commands_of_a_room_stand_beside_those_of_a_group_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = mounted(monkeypatch, EntryPoint("eval", f"{__name__}:ROOM", "medley.commands"))
+    assert CliRunner().invoke(app, ["eval", "report"]).stdout == "ours\n"
+    assert CliRunner().invoke(app, ["eval", "adapters"]).stdout == "theirs\n"
+
+
+def test_room_whose_packages_are_missing_leaves_the_groups_own_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = mounted(monkeypatch, EntryPoint("eval", "no.such.module:app", "medley.commands"))
+    assert CliRunner().invoke(app, ["eval", "report"]).stdout == "ours\n"
+    assert "not available here" in CliRunner().invoke(app, ["eval", "--help"]).stdout

@@ -3,6 +3,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 
@@ -22,9 +23,13 @@ class SlowScorer:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.entered = threading.Event()
+        self.asked: list[tuple[str, ...]] = []
         self.threads: set[str] = {threading.current_thread().name}
 
-    def score(self, prediction: str, references: Sequence[str]) -> dict[str, float]:
+    def score(
+        self, prediction: str, references: Sequence[str], metrics: Sequence[str] = (), source: str = ""
+    ) -> dict[str, float]:
+        self.asked.append(tuple(metrics))
         self.threads.add(threading.current_thread().name)
         if not prediction.startswith("a warm"):
             self.entered.set()
@@ -98,6 +103,17 @@ async def test_stop_ends_what_is_queued_and_refuses_more() -> None:
     scorer.gate.set()
     await stopping
     assert running.result() == {"rouge1": 50.0}
+
+
+async def test_scorer_is_asked_for_the_metrics_of_the_request() -> None:
+    scorer = SlowScorer()
+    scorer.gate.set()
+    evaluator = Evaluator(lambda: scorer, save_at_once, EvaluationConfig(warm_at_start=False), Metrics())
+    await evaluator.start()
+    await asyncio.wrap_future(evaluator.offer(replace(FINISHED, metrics=("bleu", "rouge")), ["reference"]))
+    await asyncio.wrap_future(evaluator.offer(FINISHED, ["reference"]))
+    await evaluator.stop()
+    assert scorer.asked == [("bleu", "rouge"), ()]
 
 
 async def test_evaluator_not_warmed_builds_its_scorer_for_the_first_text() -> None:

@@ -50,8 +50,12 @@ class ToyScorer:
 
     gate: threading.Event = field(default_factory=threading.Event)
     broken: bool = False
+    asked: list[tuple[str, ...]] = field(default_factory=list)
 
-    def score(self, prediction: str, references: Sequence[str]) -> dict[str, float]:
+    def score(
+        self, prediction: str, references: Sequence[str], metrics: Sequence[str] = (), source: str = ""
+    ) -> dict[str, float]:
+        self.asked.append(tuple(metrics))
         if prediction.startswith("a warm"):
             return {}
         assert self.gate.wait(20)

@@ -1,6 +1,7 @@
 """References with a request and later; scoring never delays an answer."""
 
 import asyncio
+import json
 import logging
 import time
 
@@ -12,7 +13,7 @@ from server.engine.fake import FakeEngineConfig
 from server.evaluation.config import EvaluationConfig
 from server.evaluation.figures import Totals
 from server.service.inference import InferenceConfig
-from tests.fixtures.peft_files import lora_files
+from tests.fixtures.peft_files import lora_files, prompt_files
 from tests.unit.server.service.conftest import ANYONE, AskFor, MakeRoom, Room
 
 SECRET = "a very private dialogue"
@@ -67,6 +68,23 @@ async def test_evaluations_and_histograms_are_kept_per_adapter_version(room: Roo
     assert figures == {"base": (1, 0.0), "lora:1": (2, 50.0)}
     assert room.counted("medley_rouge_score_count", metric="rouge1", adapters="lora:1") == 2
     assert room.counted("medley_rouge_score_sum", metric="rouge1", adapters="lora:1") == 100.0
+
+
+async def test_answers_are_scored_by_what_their_adapters_ask_for(room: Room, ask: AskFor) -> None:
+    def saying(**fields: object) -> bytes:
+        return json.dumps({"name": "x", **fields}).encode()
+
+    translator = {**lora_files(), "medley.json": saying(kind="lora", task="translation")}
+    prompt = {
+        **prompt_files(),
+        "medley.json": saying(kind="prompt", task="translation", metrics=["exact_match", "bleu"]),
+    }
+    await room.upload(translator, "translator")
+    assert (await room.upload(prompt, "soft")).metrics == ("exact_match", "bleu")
+    for number, adapters in enumerate(((), ("translator",), ("translator", "soft"))):
+        await answer(room, ask(request_id=f"r{number}", adapters=adapters, references=("x",)))
+    await until_scored(room, 3)
+    assert room.scorer.asked[-3:] == [("rouge",), ("bleu", "chrf", "rouge"), ("bleu", "chrf", "rouge", "exact_match")]
 
 
 async def test_slow_scorer_delays_neither_text_nor_other_requests(make_room: MakeRoom, ask: AskFor) -> None:

@@ -88,6 +88,8 @@ async def test_uploads_of_one_name_at_once_get_versions_of_their_own(room: Room)
         (lora_files(rank=17), ErrorCode.RESOURCE_EXHAUSTED),
         ({**lora_files(), "medley.json": b'{"name": "x", "kind": "lora", "prompt_template": "{{ 7 }}"}'},
          ErrorCode.INVALID_ARGUMENT),
+        ({**lora_files(), "medley.json": b'{"name": "x", "kind": "lora", "metrics": ["rouge", "rogue"]}'},
+         ErrorCode.INVALID_ARGUMENT),
         ({}, ErrorCode.INVALID_ARGUMENT),
     ],
 )  # fmt: skip
