@@ -137,6 +137,7 @@ class Metrics:
             "medley_adapter_failures", "What went wrong with adapters.", "stage", "reason"
         )
         self.evaluation_dropped = self._counter("medley_evaluation_dropped", "Scorings dropped as the queue was full.")
+        self.trace_spans = self._counter("medley_trace_spans", "Spans of traces, by what became of them.", "outcome")
         self.rouge = Histogram(
             "medley_rouge_score",
             "ROUGE F-measure of served texts, in percent.",

@@ -17,6 +17,7 @@ from server.engine.factory import create_engine
 from server.evaluation.evaluator import Evaluator
 from server.evaluation.window import FinishedWindow
 from server.observability.metrics import Metrics
+from server.observability.spans import NO_TRACER, Tracer, open_tracer
 from server.runtime.base_model import BaseText, read_base_text
 from server.runtime.data_dir import read_instance
 from server.service.access import AccessService
@@ -45,6 +46,7 @@ class Container:
         """Build nothing yet; :meth:`start` does."""
         self._settings = settings
         self._metrics = Metrics(settings.metrics)
+        self._tracer: Tracer = NO_TRACER
         self._engine: Engine | None = None
         self._evaluator: Evaluator | None = None
         self._registry: Registry | None = None
@@ -74,6 +76,7 @@ class Container:
             AdapterError: If the registry, the store or the base's files cannot be read.
         """
         settings = self._settings
+        self._tracer = open_tracer(settings.tracing, self._metrics)
         await self._open_registry()
         model = chosen_model(settings)
         self._evaluator = Evaluator(RougeScorer, settings.evaluation, self._metrics)
@@ -109,6 +112,7 @@ class Container:
         for opened in (self._registry, self._key_ring):
             if opened is not None:
                 await asyncio.to_thread(opened.close)
+        await asyncio.to_thread(self._tracer.stop)
 
     async def _open_registry(self) -> None:
         """Open what names and keys are in, first of all: a server that may not run shall not load a model."""
@@ -162,6 +166,7 @@ class Container:
             health=health,
             metrics=metrics,
             config=settings.inference,
+            log=settings.log,
         )
         return Services(
             inference=inference,
@@ -172,6 +177,7 @@ class Container:
             models=ModelDirectory(model_id, catalog, self._engine.info.max_model_len),
             access=access,
             metrics=metrics,
+            tracer=self._tracer,
         )
 
     async def _open_store(self) -> AdapterStore:

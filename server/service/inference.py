@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from adapters.errors import AdapterError
 from adapters.manifest import AdapterRole
@@ -28,6 +29,7 @@ from server.core.sampling import SamplingParams
 from server.engine.base import Engine, EngineRequest
 from server.evaluation.tally import BASE
 from server.evaluation.window import FinishedRequest
+from server.observability.logging import LogConfig
 from server.observability.metrics import Metrics, RequestMetrics
 from server.service.access import AccessService
 from server.service.capabilities import check_adapter, check_sampling, fitted
@@ -37,8 +39,9 @@ from server.service.generation import Generation, Hooks, Opened, Scores
 from server.service.health import HealthService
 from server.service.prompts import BaseSpeech, Prompt, PromptReader
 from server.service.several import Several, named_apart
+from server.service.watch import OK, RequestWatch
 
-OK = "OK"
+_NO_LINES = LogConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class InferenceService:
         health: Whether requests are welcome.
         metrics: Where they are counted.
         config: Limits.
+        log: What is logged of each request.
     """
 
     def __init__(
@@ -85,8 +89,10 @@ class InferenceService:
         health: HealthService,
         metrics: Metrics,
         config: InferenceConfig,
+        log: LogConfig = _NO_LINES,
     ) -> None:
         """Keep the parts."""
+        self._log = log
         self._engine = engine
         self._speech = speech
         self._directory = directory
@@ -119,14 +125,16 @@ class InferenceService:
         """
         accepted_s = time.monotonic()
         figures = self._metrics.unresolved() if request.adapters else self._metrics.of(())
+        watch = RequestWatch(request, principal.who, accepted_s, self._engine.stats, self._log)
         try:
             self._check(request)
             self._num_opening += 1
             try:
                 adapters = await self._lease(principal, request)
+                watch.leased(adapters)
                 try:
                     figures = self._metrics.of([adapter.use.name for adapter in adapters])
-                    return await self._open(request, principal.who, adapters, figures, accepted_s)
+                    return await self._open(request, principal.who, adapters, figures, watch)
                 except BaseException:
                     self._directory.release(adapters)
                     raise
@@ -134,9 +142,11 @@ class InferenceService:
                 self._num_opening -= 1
         except asyncio.CancelledError:
             figures.ended(ErrorCode.CANCELLED)
+            watch.refused(ErrorCode.CANCELLED)
             raise
         except (MedleyError, AdapterError) as error:
             figures.ended(code_of(error))
+            watch.refused(code_of(error))
             raise
 
     async def open_several(self, principal: Principal, requests: Sequence[GenerationRequest]) -> Several:
@@ -188,7 +198,7 @@ class InferenceService:
         who: str,
         adapters: tuple[ServableAdapter, ...],
         figures: RequestMetrics,
-        accepted_s: float,
+        watch: RequestWatch,
     ) -> Generation:
         for adapter in adapters:
             check_adapter(self._engine.info, adapter.resolved)
@@ -196,22 +206,29 @@ class InferenceService:
         num_virtual_tokens = sum(adapter.resolved.num_encoder_tokens for adapter in adapters)
         sampling = fitted(self._engine.info, _wanted(request), len(prompt.token_ids), num_virtual_tokens)
         _check_deadline(request)
+        submitted_s = time.monotonic()
         outputs = self._engine.submit(_engine_request(request, prompt, sampling, adapters))
+        watch.submitted(submitted_s, len(prompt.token_ids))
         figures.prompt_tokens.inc(len(prompt.token_ids))
         uses = tuple(adapter.use for adapter in adapters)
         return Generation(
-            Opened(request.request_id, uses, prompt, request.echo, sampling, accepted_s),
+            Opened(request.request_id, uses, prompt, request.echo, sampling, watch.accepted_s),
             outputs,
             tokenizer=self._speech.tokenizer,
             is_continued=self._speech.is_continued,
-            hooks=self._hooks(request, who, adapters, figures),
+            hooks=self._hooks(request, who, adapters, figures, watch),
             metrics=self._metrics,
             figures=figures,
             score_wait_s=self._config.score_wait_s,
         )
 
     def _hooks(
-        self, request: GenerationRequest, who: str, adapters: tuple[ServableAdapter, ...], figures: RequestMetrics
+        self,
+        request: GenerationRequest,
+        who: str,
+        adapters: tuple[ServableAdapter, ...],
+        figures: RequestMetrics,
+        watch: RequestWatch,
     ) -> Hooks:
         def finished(text: str) -> "Future[Scores] | None":
             label = "+".join(f"{adapter.use.name}:{adapter.use.version}" for adapter in adapters) or BASE
@@ -224,7 +241,8 @@ class InferenceService:
             self._directory.release(adapters)
             self._record(terminal, adapters, figures)
 
-        return Hooks(abort=lambda: self._engine.abort(request.request_id), finished=finished, closed=closed)
+        abort = partial(self._engine.abort, request.request_id)
+        return Hooks(abort=abort, finished=finished, closed=closed, told=watch.ended)
 
     def _record(
         self, terminal: GenerationChunk | None, adapters: Sequence[ServableAdapter], figures: RequestMetrics

@@ -21,6 +21,7 @@ from server.core.sampling import SamplingParams
 from server.engine.fake import FakeEngine, FakeEngineConfig
 from server.evaluation.evaluator import EvaluationConfig, Evaluator
 from server.evaluation.window import FinishedWindow
+from server.observability.logging import LogConfig
 from server.observability.metrics import Metrics
 from server.service.access import AccessService
 from server.service.adapters import AdapterCatalog, CatalogConfig
@@ -40,6 +41,7 @@ _ENGINE = FakeEngineConfig()
 _INFERENCE = InferenceConfig()
 _EVALUATION = EvaluationConfig()
 _CATALOG = CatalogConfig()
+_LOG = LogConfig()
 ANYONE = anonymous()
 
 
@@ -113,6 +115,7 @@ class MakeRoom(Protocol):
         evaluation: EvaluationConfig = ...,
         catalog: CatalogConfig = ...,
         chat_template: ChatTemplate | None = ...,
+        log: LogConfig = ...,
     ) -> Awaitable[Room]: ...
 
 
@@ -126,8 +129,9 @@ async def make_room(tmp_path: Path) -> AsyncIterator[MakeRoom]:
         evaluation: EvaluationConfig = _EVALUATION,
         catalog: CatalogConfig = _CATALOG,
         chat_template: ChatTemplate | None = None,
+        log: LogConfig = _LOG,
     ) -> Room:
-        return await _build(stack, tmp_path, engine, inference, evaluation, catalog, chat_template)
+        return await _build(stack, tmp_path, engine, inference, evaluation, catalog, chat_template, log)
 
     yield make
     await stack.aclose()
@@ -146,6 +150,7 @@ async def _build(
     evaluation_config: EvaluationConfig,
     catalog_config: CatalogConfig,
     chat_template: ChatTemplate | None,
+    log: LogConfig,
 ) -> Room:
     metrics, scorer = Metrics(), ToyScorer()
     scorer.gate.set()
@@ -194,6 +199,7 @@ async def _build(
         health=health,
         metrics=metrics,
         config=inference_config,
+        log=log,
     )
     return Room(
         engine,
