@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from server.core.errors import FailedPreconditionError
-from server.observability.metrics import Metrics
-
 Value = str | bool | int | float | Sequence[str]
 """What an attribute may be."""
 _NO_ATTRIBUTES: Mapping[str, Value] = MappingProxyType({})
@@ -179,24 +176,3 @@ class _NoTracer:
 
 NO_TRACER: Tracer = _NoTracer()
 """Keeps nothing."""
-
-
-def open_tracer(config: TracingConfig, metrics: Metrics) -> Tracer:
-    """Return what keeps traces, as the configuration says.
-
-    Args:
-        config: Whether and where to.
-        metrics: Where spans sent and lost are counted.
-
-    Raises:
-        FailedPreconditionError: If traces are asked for and OpenTelemetry is not installed.
-    """
-    if not config.endpoint:
-        return NO_TRACER
-    try:
-        from server.observability.tracing import otlp_tracer
-    except ModuleNotFoundError as missing:
-        raise FailedPreconditionError(
-            f"tracing.endpoint is set, but {missing.name} is not installed: pip install 'medley[tracing]'"
-        ) from missing
-    return otlp_tracer(config, metrics)

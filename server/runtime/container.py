@@ -17,7 +17,8 @@ from server.engine.factory import create_engine
 from server.evaluation.evaluator import Evaluator
 from server.evaluation.window import FinishedWindow
 from server.observability.metrics import Metrics
-from server.observability.spans import NO_TRACER, Tracer, open_tracer
+from server.observability.spans import NO_TRACER, Tracer
+from server.observability.tracers import open_tracer
 from server.runtime.base_model import BaseText, read_base_text
 from server.runtime.data_dir import read_instance
 from server.service.access import AccessService

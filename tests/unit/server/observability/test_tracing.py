@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from server.core.errors import FailedPreconditionError
 from server.observability.metrics import Metrics
-from server.observability.spans import NO_CALL, NO_TRACER, Stage, TracingConfig, current_call, open_tracer, working_for
+from server.observability.spans import NO_CALL, NO_TRACER, Stage, TracingConfig, current_call, working_for
+from server.observability.tracers import open_tracer
 from server.observability.tracing import OpenTelemetryTracer
 
 
