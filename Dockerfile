@@ -15,10 +15,10 @@ FROM source AS build-cpu
 # The compiler makes the engine's CPU kernels; the running image needs none.
 RUN apt-get update && apt-get install --yes --no-install-recommends g++=4:12.2.0-3 && rm -rf /var/lib/apt/lists/*
 RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt \
-    --extra-index-url https://download.pytorch.org/whl/cpu '.[postgres,s3]'
+    --extra-index-url https://download.pytorch.org/whl/cpu '.[postgres,s3,tracing]'
 
 FROM source AS build-gpu
-RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,s3]'
+RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,s3,tracing]'
 
 FROM source AS build-vllm
 # vLLM's lock has nothing for PostgreSQL and S3; these two are all that the locks differ in.

@@ -28,6 +28,7 @@ from server.engine.factory import EngineConfig
 from server.evaluation.config import EvaluationConfig
 from server.observability.logging import LogConfig
 from server.observability.metrics import MetricsConfig
+from server.observability.spans import TracingConfig
 from server.service.adapters import CatalogConfig
 from server.service.inference import InferenceConfig
 from server.service.rollouts import RolloutConfig
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
         http: HTTP front end.
         grpc: gRPC front end.
         metrics: Bounds of what is counted apart.
+        tracing: Traces.
         log: Logs.
     """
 
@@ -85,6 +87,7 @@ class Settings(BaseSettings):
     http: HttpConfig = HttpConfig()
     grpc: GrpcConfig = GrpcConfig()
     metrics: MetricsConfig = MetricsConfig()
+    tracing: TracingConfig = TracingConfig()
     log: LogConfig = LogConfig()
 
     @property

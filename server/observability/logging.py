@@ -1,7 +1,8 @@
 """Logs for people or for machines: one line a record, as JSON or for a console, the same fields in both.
 
-Records carry facts by ``extra={...}``: ids, digests, counts, codes. User text, generated text, references and secrets
-are never put into a record; nothing here could take them out again. Logs of uvicorn and grpc join the same handler.
+Records carry facts by ``extra={...}``: ids, digests, counts, codes. References and secrets are never put into a record,
+user text and generated text only where :attr:`LogConfig.texts` allows it; nothing here could take them out again. Logs
+of uvicorn and grpc join the same handler.
 """
 
 import json
@@ -27,10 +28,14 @@ class LogConfig:
     Attributes:
         format: ``json`` or ``console``.
         level: Least level shown.
+        requests: Whether each ended request gives a line, refused ones too.
+        texts: Whether that line has what the caller wrote and what was answered. Off, no text is in any log.
     """
 
     format: Literal["json", "console"] = "console"
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    requests: bool = False
+    texts: bool = False
 
 
 class JsonFormatter(logging.Formatter):

@@ -143,6 +143,7 @@ class Metrics:
         self.shadows_dropped = self._counter(
             "medley_shadows_dropped", "Requests no shadow ran beside, for want of room."
         )
+        self.trace_spans = self._counter("medley_trace_spans", "Spans of traces, by what became of them.", "outcome")
         self.rouge = Histogram(
             "medley_rouge_score",
             "ROUGE F-measure of served texts, in percent.",

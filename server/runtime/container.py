@@ -17,6 +17,8 @@ from server.evaluation.rollouts.store import RolloutStore
 from server.evaluation.room import EvaluationRoom
 from server.evaluation.store import EvaluationStore
 from server.observability.metrics import Metrics
+from server.observability.spans import NO_TRACER, Tracer
+from server.observability.tracers import open_tracer
 from server.runtime.base_model import BaseText, read_base_text
 from server.runtime.data_dir import read_instance
 from server.service.access import AccessService
@@ -49,6 +51,7 @@ class Container:
         """Build nothing yet; :meth:`start` does."""
         self._settings = settings
         self._metrics = Metrics(settings.metrics)
+        self._tracer: Tracer = NO_TRACER
         self._engine: Engine | None = None
         self._evaluation: EvaluationRoom | None = None
         self._registry: Registry | None = None
@@ -80,6 +83,7 @@ class Container:
             AdapterError: If the registry, the store or the base's files cannot be read.
         """
         settings = self._settings
+        self._tracer = open_tracer(settings.tracing, self._metrics)
         await self._open_registry()
         model = chosen_model(settings)
         self._engine = await asyncio.to_thread(create_engine, settings.engine, model)
@@ -119,6 +123,7 @@ class Container:
         for opened in (self._registry, self._key_ring, self._rollouts):
             if opened is not None:
                 await asyncio.to_thread(opened.close)
+        await asyncio.to_thread(self._tracer.stop)
 
     async def _open_registry(self) -> None:
         """Open what is in the database, first of all: a server that may not run shall not load a model."""
@@ -185,6 +190,7 @@ class Container:
             metrics=metrics,
             config=settings.inference,
             shadows=self._shadows,
+            log=settings.log,
         )
         return Services(
             inference=inference,
@@ -197,6 +203,7 @@ class Container:
             models=ModelDirectory(model_id, catalog, self._engine.info.max_model_len),
             access=access,
             metrics=metrics,
+            tracer=self._tracer,
         )
 
     def _make_rollouts(self) -> RolloutService:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from server.observability.metrics import Metrics
+from server.observability.spans import NO_TRACER, Tracer
 from server.service.access import AccessService
 from server.service.adapters import AdapterCatalog
 from server.service.feedback import FeedbackService
@@ -29,6 +30,7 @@ class Services:
         models: The model names of the OpenAI routes.
         access: Who calls, and how much it may.
         metrics: What ``/metrics`` renders.
+        tracer: Keeps traces, where they are on.
     """
 
     inference: InferenceService
@@ -41,3 +43,4 @@ class Services:
     models: ModelDirectory
     access: AccessService
     metrics: Metrics
+    tracer: Tracer = NO_TRACER

@@ -35,6 +35,7 @@ from server.observability.metrics import Metrics, RequestMetrics
 from server.service.prompts import Prompt
 from server.service.text import TextStream
 from server.service.tokenizer import Tokenizer
+from server.service.watch import Milestones
 
 _log = logging.getLogger(__name__)
 Scores = Mapping[str, float]
@@ -70,11 +71,13 @@ class Hooks:
         finished: Takes the whole text of a good answer and its last chunk; returns its scores to come, if any were
             asked for.
         closed: Called exactly once, however the request ended, with its last chunk or None if it was given up.
+        told: Called right after, with the same and what was taken note of on the way.
     """
 
     abort: Callable[[], None]
     finished: Callable[[str, GenerationChunk], "Future[Scores] | None"]
     closed: Callable[[GenerationChunk | None], None]
+    told: Callable[[GenerationChunk | None, Milestones], None]
 
 
 class Generation:
@@ -128,6 +131,7 @@ class Generation:
         self._queue_s: float | None = None
         self._first_token_s: float | None = None
         self._last_token_s = 0.0
+        self._answered_s: float | None = None
         self._terminal: GenerationChunk | None = None
         self._engine_ended = False
         self._closed = False
@@ -275,7 +279,7 @@ class Generation:
         return TokenLogprob(entry.token_id, entry.logprob, piece(entry.token_id), top)
 
     def _end(self, output: EngineOutput, reason: FinishReason) -> None:
-        now_s = time.monotonic()
+        now_s = self._answered_s = time.monotonic()
         e2e_s = now_s - self._accepted_s
         queue_s = e2e_s if self._queue_s is None else self._queue_s
         ttft_s = e2e_s if self._first_token_s is None else self._first_token_s - self._accepted_s
@@ -314,6 +318,10 @@ class Generation:
                 self._free_row()
             finally:
                 self._hooks.closed(terminal)
+                self._hooks.told(terminal, self._milestones())
+
+    def _milestones(self) -> Milestones:
+        return Milestones(self._queue_s, self._first_token_s, self._answered_s, self._num_tokens, self._pieces)
 
 
 def _error_of(reason: FinishReason, error: MedleyError | None) -> MedleyError | None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from adapters.errors import AdapterError
 from adapters.manifest import AdapterRole
@@ -26,6 +27,7 @@ from server.core.request import Echo, GenerationRequest
 from server.core.sampling import SamplingParams
 from server.engine.base import Engine, EngineRequest
 from server.evaluation.outcome import OK, RolloutPart
+from server.observability.logging import LogConfig
 from server.observability.metrics import Metrics, RequestMetrics
 from server.service.access import AccessService
 from server.service.capabilities import check_adapter, check_sampling, fitted
@@ -37,6 +39,9 @@ from server.service.health import HealthService
 from server.service.prompts import BaseSpeech, Prompt, PromptReader
 from server.service.several import Several, named_apart
 from server.service.shadows import Shadows
+from server.service.watch import RequestWatch
+
+_NO_LINES = LogConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class InferenceService:
         metrics: Where they are counted.
         config: Limits.
         shadows: Run candidates beside the requests of shadow rollouts; None where there are no rollouts.
+        log: What is logged of each request.
     """
 
     def __init__(
@@ -85,8 +91,10 @@ class InferenceService:
         metrics: Metrics,
         config: InferenceConfig,
         shadows: Shadows | None = None,
+        log: LogConfig = _NO_LINES,
     ) -> None:
         """Keep the parts."""
+        self._log = log
         self._engine = engine
         self._speech = speech
         self._directory = directory
@@ -120,14 +128,16 @@ class InferenceService:
         """
         accepted_s = time.monotonic()
         figures = self._metrics.unresolved() if request.adapters else self._metrics.of(())
+        watch = RequestWatch(request, principal.who, accepted_s, self._engine.stats, self._log)
         try:
             self._check(request)
             self._num_opening += 1
             try:
                 adapters = await self._lease(principal, request)
+                watch.leased(adapters)
                 try:
                     figures = self._metrics.of([adapter.use.name for adapter in adapters])
-                    return await self._open(request, principal, adapters, figures, accepted_s)
+                    return await self._open(request, principal, adapters, figures, watch)
                 except BaseException:
                     self._directory.release(adapters)
                     raise
@@ -135,9 +145,11 @@ class InferenceService:
                 self._num_opening -= 1
         except asyncio.CancelledError:
             figures.ended(ErrorCode.CANCELLED)
+            watch.refused(ErrorCode.CANCELLED)
             raise
         except (MedleyError, AdapterError) as error:
             figures.ended(code_of(error))
+            watch.refused(code_of(error))
             raise
 
     async def open_several(self, principal: Principal, requests: Sequence[GenerationRequest]) -> Several:
@@ -171,8 +183,10 @@ class InferenceService:
         leased = await self._directory.lease(principal, request.adapters)
         adapters = (replace(leased[0], rollout=part), *leased[1:])
         figures = self._metrics.of([f"{adapter.use.name}~shadow" for adapter in adapters])
+        watch = RequestWatch(request, principal.who, time.monotonic(), self._engine.stats, self._log)
+        watch.leased(adapters)
         try:
-            return await self._open(request, principal, adapters, figures, time.monotonic())
+            return await self._open(request, principal, adapters, figures, watch)
         except BaseException:
             self._directory.release(adapters)
             raise
@@ -203,7 +217,7 @@ class InferenceService:
         principal: Principal,
         adapters: tuple[ServableAdapter, ...],
         figures: RequestMetrics,
-        accepted_s: float,
+        watch: RequestWatch,
     ) -> Generation:
         for adapter in adapters:
             check_adapter(self._engine.info, adapter.resolved)
@@ -211,7 +225,9 @@ class InferenceService:
         num_virtual_tokens = sum(adapter.resolved.num_encoder_tokens for adapter in adapters)
         sampling = fitted(self._engine.info, _wanted(request), len(prompt.token_ids), num_virtual_tokens)
         _check_deadline(request)
+        submitted_s = time.monotonic()
         outputs = self._engine.submit(_engine_request(request, prompt, sampling, adapters))
+        watch.submitted(submitted_s, len(prompt.token_ids))
         figures.prompt_tokens.inc(len(prompt.token_ids))
         uses = tuple(adapter.use for adapter in adapters)
         ending = Ending(
@@ -220,14 +236,14 @@ class InferenceService:
             who=principal.who,
             adapters=adapters,
             num_prompt_tokens=len(prompt.token_ids),
-            accepted_s=accepted_s,
+            accepted_s=watch.accepted_s,
         )
         return Generation(
-            Opened(request.request_id, uses, prompt, request.echo, sampling, accepted_s),
+            Opened(request.request_id, uses, prompt, request.echo, sampling, watch.accepted_s),
             outputs,
             tokenizer=self._speech.tokenizer,
             is_continued=self._speech.is_continued,
-            hooks=self._hooks(request, principal, ending, adapters, figures),
+            hooks=self._hooks(request, principal, ending, adapters, figures, watch=watch),
             metrics=self._metrics,
             figures=figures,
             score_wait_s=self._config.score_wait_s,
@@ -240,6 +256,8 @@ class InferenceService:
         ending: Ending,
         adapters: tuple[ServableAdapter, ...],
         figures: RequestMetrics,
+        *,
+        watch: RequestWatch,
     ) -> Hooks:
         def closed(terminal: GenerationChunk | None) -> None:
             self._directory.release(adapters)
@@ -248,7 +266,8 @@ class InferenceService:
             if self._shadows is not None:
                 self._shadows.follow(principal, request, adapters, terminal, self._open_shadow)
 
-        return Hooks(abort=lambda: self._engine.abort(request.request_id), finished=ending.finished, closed=closed)
+        abort = partial(self._engine.abort, request.request_id)
+        return Hooks(abort=abort, finished=ending.finished, closed=closed, told=watch.ended)
 
     def _record(
         self, terminal: GenerationChunk | None, adapters: Sequence[ServableAdapter], figures: RequestMetrics

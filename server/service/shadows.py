@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import replace
 
 from adapters.errors import AdapterError
@@ -72,7 +73,8 @@ class Shadows:
         deadline_s = time.monotonic() + self._timeout_s
         shadow = replace(request, request_id=new_request_id(), adapters=named, deadline_s=deadline_s)
         run = self._run(principal, shadow, RolloutPart(part.rollout_id, Arm.SHADOW), open_shadow)
-        task = asyncio.create_task(run, name=f"shadow-{request.request_id}")
+        # In a context of its own: it is no part of the call it follows.
+        task = asyncio.create_task(run, name=f"shadow-{request.request_id}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -30,6 +30,7 @@ from server.api.http.access import HTTP_RULES
 from server.api.http.app import create_app
 from server.api.http.config import HttpConfig
 from server.core.principal import Scope
+from server.observability.spans import NO_TRACER
 from server.service.access import PUBLIC, AccessService
 
 HTTP_PUBLIC = {"/healthz", "/readyz"}
@@ -93,6 +94,7 @@ def services(key_ring: KeyRing, tokens: Tokens) -> MagicMock:
     stub = MagicMock()
     stub.access = AccessService(key_ring, Quotas(), open_without_keys=True)
     stub.metrics.registry = CollectorRegistry()
+    stub.tracer = NO_TRACER
     return stub
 
 

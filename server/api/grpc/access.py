@@ -64,7 +64,7 @@ def principal_of(_context: Context) -> Principal:
 
 # The stubs make these classes generic, the library does not.
 class AccessInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Lets callers through to the methods they may call; must be the outermost interceptor.
+    """Lets callers through to the methods they may call; outside of it is at most the interceptor of traces.
 
     Args:
         access: Who calls, and how much it may.

@@ -24,6 +24,7 @@ from server.api.grpc.evaluation import EvaluationServicer
 from server.api.grpc.health import HealthServicer
 from server.api.grpc.inference import InferenceServicer
 from server.api.grpc.parsing import ParsingInterceptor
+from server.api.grpc.tracing import TraceInterceptor
 from server.core.errors import FailedPreconditionError
 from server.service.door import Services
 
@@ -37,9 +38,10 @@ _HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 def create_server(services: Services, config: GrpcConfig) -> aio.Server:
     """Return the server with all its services, not yet listening. Call on the event loop's thread."""
+    traced = (TraceInterceptor(services.tracer),) if services.tracer.is_on else ()
     server = aio.server(
         # Who may not call is not to learn either whether a message is well formed.
-        interceptors=(AccessInterceptor(services.access), ParsingInterceptor()),
+        interceptors=(*traced, AccessInterceptor(services.access), ParsingInterceptor()),
         options=(
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),

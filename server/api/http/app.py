@@ -16,6 +16,7 @@ from server.api.http.routes.rollouts import rollout_routes
 from server.api.http.routes.summarize import summarize_routes
 from server.api.http.routes.uploads import upload_routes
 from server.api.http.routes.vllm import vllm_routes
+from server.api.http.tracing import TraceLayer
 from server.service.door import Services
 
 _DESCRIPTION = "One frozen base model; a medley of LoRA adapters and soft prompts over it, chosen per request."
@@ -26,6 +27,8 @@ def create_app(services: Services, config: HttpConfig) -> FastAPI:
     app = FastAPI(title="Medley", description=_DESCRIPTION, docs_url=None, redoc_url=None)
     app.add_middleware(AccessLayer, access=services.access)
     app.add_middleware(Gate, config=config)
+    if services.tracer.is_on:
+        app.add_middleware(TraceLayer, tracer=services.tracer)
     install_error_handlers(app, config.retry_after_s)
     caller = Caller(services.inference, config.max_deadline_ms)
     for router in (

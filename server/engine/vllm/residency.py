@@ -229,7 +229,7 @@ class Residency(Generic[Payload]):
             self._grant()
             return
         self.num_loads += 1
-        self._load_times.observe(time.monotonic() - started_s)
+        self._load_times.observe(time.monotonic() - started_s, place.adapter.digest)
         place.loaded.set_result(payload)
         self._grant()
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -7,40 +8,58 @@ from prometheus_client import generate_latest
 from server.engine.base import EngineStats
 from server.observability.durations import Durations
 from server.observability.metrics import Metrics, MetricsConfig
+from tests.fixtures.metrics_page import Family, families, touch
 
 PAGE = Path(__file__).parents[4] / "docs" / "metrics.md"
-ROW = re.compile(r"^\| `(medley_\w+)` \| (\w+) \| \w* ?\| ([^|]*)\|", re.MULTILINE)
+ROW = re.compile(r"^\| `(medley_\w+)` \| (\w+) \| (\w*) ?\| ([^|]*)\|", re.MULTILINE)
+BUCKETS = re.compile(r"^\| `(medley_\w+)` \| ([\d., ]+) \|$", re.MULTILINE)
 
 
-def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
+@dataclass(frozen=True)
+class Row:
+    """One line of the page's table."""
+
+    kind: str
+    unit: str
+    labels: frozenset[str]
+
+
+def documented() -> dict[str, Row]:
     rows = ROW.findall(PAGE.read_text())
-    return {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    return {name: Row(kind, unit, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, unit, labels in rows}
 
 
-def watched() -> Metrics:
+def shown() -> dict[str, Family]:
     metrics = Metrics()
     metrics.watch_engine(lambda: EngineStats(alive=True, num_waiting=3, num_running=2, num_adapter_evictions=1))
-    return metrics
+    touch(metrics.registry)
+    return families(generate_latest(metrics.registry).decode())
 
 
 def test_metrics_page_names_every_metric_with_its_type() -> None:
-    registered = {family.name: family.type for family in watched().registry.collect()}
-    assert {name: kind for name, (kind, _) in documented().items()} == registered
+    assert {name: row.kind for name, row in documented().items()} == {
+        name: family.kind for name, family in shown().items()
+    }
 
 
 def test_metrics_page_names_every_label() -> None:
-    metrics = watched()
-    metrics.of(()).ended("OK")
-    metrics.adapter_failed("upload", ValueError())
-    metrics.uploads.labels(code="OK").inc()
-    metrics.evaluation_dropped.labels(reason="unscored").inc()
-    metrics.rollout_decisions.labels(action="promote").inc()
-    metrics.rouge.labels(metric="rouge1", adapters="base").observe(40.0)
-    found = {
-        family.name: set().union(*(sample.labels for sample in family.samples)) - {"le"}
-        for family in metrics.registry.collect()
+    assert {name: row.labels for name, row in documented().items()} == {
+        name: family.labels for name, family in shown().items()
     }
-    assert {name: set(labels) for name, (_, labels) in documented().items()} == found
+
+
+@pytest.mark.parametrize("unit", ["seconds", "bytes"])
+def test_metrics_page_gives_units_as_the_names_do(unit: str) -> None:
+    named = {name for name in documented() if name.endswith(f"_{unit}")}
+    assert named == {name for name, row in documented().items() if row.unit == unit}
+    assert named
+
+
+def test_metrics_page_names_every_bucket() -> None:
+    rows = BUCKETS.findall(PAGE.read_text())
+    assert {name: tuple(map(float, bounds.split(", "))) for name, bounds in rows} == {
+        name: family.buckets for name, family in shown().items() if family.kind == "histogram"
+    }
 
 
 def test_engine_gauges_are_read_at_each_scrape() -> None:

@@ -21,6 +21,7 @@ from server.engine.fake import FakeEngine, FakeEngineConfig
 from server.evaluation.config import EvaluationConfig
 from server.evaluation.room import EvaluationRoom
 from server.evaluation.store import EvaluationStore
+from server.observability.logging import LogConfig
 from server.observability.metrics import Metrics
 from server.service.access import AccessService
 from server.service.adapters import AdapterCatalog, CatalogConfig
@@ -41,6 +42,7 @@ _ENGINE = FakeEngineConfig()
 _INFERENCE = InferenceConfig()
 _EVALUATION = EvaluationConfig()
 _CATALOG = CatalogConfig()
+_LOG = LogConfig()
 ANYONE = anonymous()
 
 
@@ -119,6 +121,7 @@ class MakeRoom(Protocol):
         evaluation: EvaluationConfig = ...,
         catalog: CatalogConfig = ...,
         chat_template: ChatTemplate | None = ...,
+        log: LogConfig = ...,
     ) -> Awaitable[Room]: ...
 
 
@@ -132,8 +135,9 @@ async def make_room(tmp_path: Path) -> AsyncIterator[MakeRoom]:
         evaluation: EvaluationConfig = _EVALUATION,
         catalog: CatalogConfig = _CATALOG,
         chat_template: ChatTemplate | None = None,
+        log: LogConfig = _LOG,
     ) -> Room:
-        return await _build(stack, tmp_path, engine, inference, evaluation, catalog, chat_template)
+        return await _build(stack, tmp_path, engine, inference, evaluation, catalog, chat_template, log)
 
     yield make
     await stack.aclose()
@@ -152,6 +156,7 @@ async def _build(
     evaluation_config: EvaluationConfig,
     catalog_config: CatalogConfig,
     chat_template: ChatTemplate | None,
+    log: LogConfig,
 ) -> Room:
     metrics, scorer = Metrics(), ToyScorer()
     scorer.gate.set()
@@ -201,6 +206,7 @@ async def _build(
         health=health,
         metrics=metrics,
         config=inference_config,
+        log=log,
     )
     return Room(
         engine,

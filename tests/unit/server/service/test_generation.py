@@ -23,7 +23,12 @@ def _generation(stream: OutputStream, stop: tuple[str, ...] = ()) -> Generation:
         stream,
         tokenizer=ByteTokenizer(),
         is_continued=False,
-        hooks=Hooks(abort=lambda: None, finished=lambda _text, _chunk: None, closed=lambda _chunk: None),
+        hooks=Hooks(
+            abort=lambda: None,
+            finished=lambda _text, _chunk: None,
+            closed=lambda _chunk: None,
+            told=lambda _chunk, _milestones: None,
+        ),
         metrics=metrics,
         figures=metrics.of(()),
         score_wait_s=0.0,
