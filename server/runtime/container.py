@@ -29,6 +29,7 @@ from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
 from server.service.prompts import BaseSpeech
 from server.service.staging import StagingArea
+from server.service.status import StatusService
 from server.service.upkeep import Upkeep
 from server.service.uploads import UploadService
 from server.settings import DEFAULT_MODEL, Settings
@@ -169,6 +170,7 @@ class Container:
             uploads=await self._make_uploads(store),
             feedback=feedback,
             health=health,
+            status=StatusService(self._engine, health),
             models=ModelDirectory(model_id, catalog, self._engine.info.max_model_len),
             access=access,
             metrics=metrics,

@@ -9,6 +9,7 @@ from server.service.feedback import FeedbackService
 from server.service.health import HealthService
 from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
+from server.service.status import StatusService
 from server.service.uploads import UploadService
 
 
@@ -22,6 +23,7 @@ class Services:
         uploads: Takes new versions.
         feedback: Takes references and gives scores.
         health: Liveness and readiness.
+        status: What serves, and what it is doing.
         models: The model names of the OpenAI routes.
         access: Who calls, and how much it may.
         metrics: What ``/metrics`` renders.
@@ -32,6 +34,7 @@ class Services:
     uploads: UploadService
     feedback: FeedbackService
     health: HealthService
+    status: StatusService
     models: ModelDirectory
     access: AccessService
     metrics: Metrics
