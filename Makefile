@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CONSOLE := server/api/http/console/vendor
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 KERNELS := $(wildcard server/engine/native/kernels/*.cpp server/engine/native/kernels/*.h)
 
-.PHONY: install install-vllm demo serve test test-fast test-slow test-torch test-vllm check fmt protos bench gpu clean
+.PHONY: install install-vllm demo serve test test-fast test-slow test-torch test-vllm check fmt protos console bench gpu clean
 
 install: $(INSTALLED)
 
@@ -66,6 +67,11 @@ fmt: install
 # Generates protos/gen from protos/medley.
 protos: install
 	$(BIN)/python protos/generate.py
+
+# Brings the console's libraries at the versions of its package-lock.json; they are committed, so npm is needed for another version only.
+console:
+	npm ci --ignore-scripts --prefix $(CONSOLE)
+	node $(CONSOLE)/bring.mjs
 
 # The engine beside its peers, in turn, in one run; ARGS="--quick" takes minutes, ARGS="--json FILE" keeps the figures.
 bench: install

@@ -35,6 +35,7 @@ from server.service.rollout_gate import RolloutGate
 from server.service.rollouts import RolloutService
 from server.service.shadows import Shadows
 from server.service.staging import StagingArea
+from server.service.status import StatusService
 from server.service.upkeep import Upkeep
 from server.service.uploads import UploadService
 from server.settings import DEFAULT_MODEL, Settings
@@ -200,6 +201,7 @@ class Container:
             feedback=feedback,
             references=ReferenceImport(feedback, self._evaluation.sets),
             health=health,
+            status=StatusService(self._engine, health),
             models=ModelDirectory(model_id, catalog, self._engine.info.max_model_len),
             access=access,
             metrics=metrics,

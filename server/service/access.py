@@ -6,6 +6,7 @@ Knows no protocol. Event loop's thread only.
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from server.access.api_key import ApiKey
 from server.access.keys import KeyRing
 from server.access.quotas import Quotas
 from server.core.errors import PermissionDeniedError, UnauthenticatedError
@@ -41,7 +42,7 @@ class Rule:
 
 
 PUBLIC = Rule(())
-"""Needs no key; health only."""
+"""Needs no key: health, and the page of operators, which shows nothing without one."""
 
 
 def closed() -> PermissionDeniedError:
@@ -64,6 +65,11 @@ class AccessService:
         self._quotas = quotas
         self._open_without_keys = open_without_keys
 
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may call: no key was ever made, and that is allowed here."""
+        return self._open_without_keys and not self._key_ring.any_keys
+
     def authenticate(self, token: str | None, origin: str) -> Principal:
         """Return who calls.
 
@@ -74,12 +80,16 @@ class AccessService:
         Raises:
             UnauthenticatedError: If a key is needed and the token is none, or one that is not valid any more.
         """
-        if self._open_without_keys and not self._key_ring.any_keys:
+        if self.is_open:
             return anonymous(origin)
         if token is None:
             raise UnauthenticatedError("this needs an API key, sent as 'authorization: Bearer <key>'")
         key = self._key_ring.authenticate(token)
         return Principal(_WHO_PREFIX + key.key_id, key.scopes, key.patterns, origin)
+
+    def key_of(self, principal: Principal) -> ApiKey | None:
+        """Return the key a caller came with; None where it came without."""
+        return self._key_ring.find(principal.who.removeprefix(_WHO_PREFIX))
 
     def admit(self, principal: Principal, count: int = 1) -> AbstractContextManager[None]:
         """Count requests of a caller until the returned context ends: all of them, or none.
@@ -87,7 +97,7 @@ class AccessService:
         Raises:
             ResourceExhaustedError: On entering, if the caller's key has used up its quota.
         """
-        key = self._key_ring.find(principal.who.removeprefix(_WHO_PREFIX))
+        key = self.key_of(principal)
         return nullcontext() if key is None else self._quotas.admit(key, count)
 
     def entered(self, rule: Rule, principal: Principal) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from server.service.inference import InferenceService
 from server.service.models import ModelDirectory
 from server.service.reference_import import ReferenceImport
 from server.service.rollouts import RolloutService
+from server.service.status import StatusService
 from server.service.uploads import UploadService
 
 
@@ -27,6 +28,7 @@ class Services:
         feedback: Takes references and gives scores.
         references: Takes references in bulk.
         health: Liveness and readiness.
+        status: What serves, and what it is doing.
         models: The model names of the OpenAI routes.
         access: Who calls, and how much it may.
         metrics: What ``/metrics`` renders.
@@ -40,6 +42,7 @@ class Services:
     feedback: FeedbackService
     references: ReferenceImport
     health: HealthService
+    status: StatusService
     models: ModelDirectory
     access: AccessService
     metrics: Metrics

@@ -1,4 +1,5 @@
-"""Nothing of either front end can be reached without a key but health, and nothing at all that is in no table.
+"""Nothing of either front end can be reached without a key but health and the files of the console, and nothing at all
+that is in no table.
 
 What each route and method needs is said here a second time, by rule and not by table: reading needs ``read``, changing
 needs ``operate``, asking for text needs ``infer``.
@@ -33,12 +34,12 @@ from server.core.principal import Scope
 from server.observability.spans import NO_TRACER
 from server.service.access import PUBLIC, AccessService
 
-HTTP_PUBLIC = {"/healthz", "/readyz"}
 HTTP_INFER = {
     *("/v1/summarize", "/v1/completions", "/v1/chat/completions"),
     *("/v1/references", "/v1/references/batch"),
 }
-HTTP_INFER_OR_READ = {"/v1/models", "/v1/models/{model_id}"}
+HTTP_PUBLIC = {"/healthz", "/readyz", "/console", "/console/{path}"}
+HTTP_INFER_OR_READ = {"/v1/models", "/v1/models/{model_id}", "/v1/keys/self"}
 GRPC_INFER = ("/medley.v1.InferenceService/", "/medley.v1.EvaluationService/SubmitReferences")
 GRPC_READ = re.compile(r"/medley\.v1\.\w+/(Get|List)\w+|/grpc\.reflection\..*")
 
@@ -127,7 +128,7 @@ def test_http_table_has_every_route_and_no_other(app: FastAPI) -> None:
     assert not app.router._low_priority_routes
 
 
-def test_http_public_routes_are_health_only() -> None:
+def test_http_public_routes_are_health_and_the_consoles_files_only() -> None:
     assert {path for (_, path), rule in HTTP_RULES.items() if rule is PUBLIC} == HTTP_PUBLIC
     assert [key for key, rule in HTTP_RULES.items() if not rule.scopes and rule is not PUBLIC] == []
 

@@ -33,6 +33,8 @@ NAMELESS = {
     ("GET", "/v1/evaluations"),
     ("GET", "/v1/audit"),
     ("GET", "/metrics"),
+    ("GET", "/v1/keys/self"),
+    ("GET", "/v1/status"),
     ("POST", "/v1/references"),
     ("GET", "/docs"),
     ("GET", "/docs/assets/{path}"),
@@ -165,7 +167,7 @@ async def test_lists_and_scores_hold_nothing_of_the_other_tenant(tenants: Tenant
             answer = await other.get(path)
             assert answer.status_code == 200
             assert FOREIGN not in answer.text, path
-        for path in ("/v1/audit", "/metrics"):
+        for path in ("/v1/audit", "/v1/status", "/metrics"):
             assert (await other.get(path)).status_code == 403
             assert (await owner.get(path)).status_code == 403
     methods = ("AdapterService/ListAdapters", "AdapterService/ListAudit", "EvaluationService/GetEvaluation")

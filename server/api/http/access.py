@@ -25,6 +25,7 @@ from server.service.access import PUBLIC, AccessService, Rule, bearer_token, clo
 _INFER = Rule((Scope.INFER,), metered=True)
 _REFERENCES = Rule((Scope.INFER,))
 _MODELS = Rule((Scope.INFER, Scope.READ))
+_ANY = Rule((Scope.INFER, Scope.READ))
 _READ = Rule((Scope.READ,))
 _READ_ALL = Rule((Scope.READ,), every_name=True)
 _WRITE = Rule((Scope.OPERATE,))
@@ -39,6 +40,10 @@ HTTP_RULES: Mapping[tuple[str, str], Rule] = MappingProxyType(
     {
         ("GET", "/healthz"): PUBLIC,
         ("GET", "/readyz"): PUBLIC,
+        ("GET", "/console"): PUBLIC,
+        ("GET", "/console/{path}"): PUBLIC,
+        ("GET", "/v1/keys/self"): _ANY,
+        ("GET", "/v1/status"): _READ_ALL,
         ("POST", "/v1/summarize"): _INFER,
         ("POST", "/v1/completions"): _INFER,
         ("POST", "/v1/chat/completions"): _INFER,

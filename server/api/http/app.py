@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from server.api.http.access import AccessLayer
 from server.api.http.call import Caller
 from server.api.http.config import HttpConfig
+from server.api.http.console.routes import console_routes
 from server.api.http.errors import EVERY_REFUSAL, install_error_handlers
 from server.api.http.middleware import Gate
 from server.api.http.openapi import install_openapi
@@ -13,6 +14,7 @@ from server.api.http.routes.evaluations import evaluation_routes
 from server.api.http.routes.openai import openai_inference_routes, openai_model_routes
 from server.api.http.routes.operations import health_routes, install_docs, metrics_routes
 from server.api.http.routes.rollouts import rollout_routes
+from server.api.http.routes.status import status_routes
 from server.api.http.routes.summarize import summarize_routes
 from server.api.http.routes.uploads import upload_routes
 from server.api.http.routes.vllm import vllm_routes
@@ -42,9 +44,11 @@ def create_app(services: Services, config: HttpConfig) -> FastAPI:
         vllm_routes(services.adapters, services.uploads),
         evaluation_routes(services.feedback, services.references),
         metrics_routes(services.metrics.registry),
+        status_routes(services.status, services.access),
     ):
         app.include_router(router, responses=EVERY_REFUSAL)
     app.include_router(health_routes(services.health))
+    app.include_router(console_routes(services.access))
     install_docs(app)
     install_openapi(app)
     return app
