@@ -5,13 +5,11 @@ What they load imports late: ``rouge_score`` and ``sacrebleu`` take a second eac
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import cache
 
-from adapters.scoring.surface import copy_rate, repetition_rate
+from adapters.scoring.signals import unscored_signals
 from adapters.scoring.words import WordCutter
 
 _Score = Callable[[str, Sequence[str], str], dict[str, float]]
-_SURFACE_N = 3
 
 
 def load_rouge() -> _Score:
@@ -67,43 +65,13 @@ def load_exact_match() -> _Score:
 
 
 def load_signal(name: str) -> _Score:
-    """Return one of ``repetition`` (percent), ``copy_rate`` (percent) and ``length_ratio``, by words.
-
-    The first two count sequences of three words; the ratio is that of the numbers of words of answer and source.
-
-    Raises:
-        KeyError: If it is none of these.
-    """
-    figure = _SIGNALS[name]
+    """Return one of :func:`adapters.scoring.signals.unscored_signals`; no figure where it can say nothing."""
 
     def score(prediction: str, _references: Sequence[str], source: str) -> dict[str, float]:
-        return {name: figure(_cutter().tokenize(prediction), source)}
+        found = unscored_signals(prediction, source)
+        return {name: found[name]} if name in found else {}
 
     return score
-
-
-@cache
-def _cutter() -> WordCutter:
-    return WordCutter(is_stemmed=False)
-
-
-def _repetition(words: Sequence[str], _source: str) -> float:
-    return 100.0 * repetition_rate(words, _SURFACE_N)
-
-
-def _copy_rate(words: Sequence[str], source: str) -> float:
-    return 100.0 * copy_rate(words, _cutter().tokenize(source), _SURFACE_N)
-
-
-def _length_ratio(words: Sequence[str], source: str) -> float:
-    return len(words) / max(len(_cutter().tokenize(source)), 1)
-
-
-_SIGNALS: dict[str, Callable[[Sequence[str], str], float]] = {
-    "repetition": _repetition,
-    "copy_rate": _copy_rate,
-    "length_ratio": _length_ratio,
-}
 
 
 def _plain(text: str) -> str:

@@ -45,9 +45,6 @@ class MetricPlugin:
         return bool((references or not self.needs_references) and (source or not self.needs_source))
 
 
-UNSCORED = ("repetition", "length_ratio", "copy_rate")
-"""Metrics that need no reference, so that they can be had of every answer."""
-
 BUILT_IN: Mapping[str, MetricPlugin] = MappingProxyType(
     {
         "rouge": MetricPlugin(load_rouge, ("rouge1", "rouge2", "rougeL", "rougeLsum")),
@@ -186,18 +183,3 @@ def metric_suite(names: Sequence[str]) -> Callable[[str, Sequence[str], str], di
         return scorer.score(prediction, references, known, source)
 
     return score
-
-
-def unscored_signals(prediction: str, source: str) -> dict[str, float]:
-    """Return :data:`UNSCORED` of an answer: percent, but for ``length_ratio``. Any thread may call.
-
-    Args:
-        prediction: The answer.
-        source: What it was made of; where it is empty, there is ``repetition`` only.
-    """
-    plugins = {name: BUILT_IN[name] for name in UNSCORED}
-    return {
-        name: load_signal(name)(prediction, (), source)[name]
-        for name, plugin in plugins.items()
-        if plugin.applies((), source)
-    }

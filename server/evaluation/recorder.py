@@ -19,11 +19,11 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from adapters.errors import StoreError
+from adapters.scoring.signals import MAX_SOURCE_CHARS
 from server.core.errors import ResourceExhaustedError, UnavailableError
 from server.evaluation.outcome import OK
 from server.evaluation.records import Entry, Record
 from server.evaluation.reference_sets import ReferenceSets
-from server.evaluation.signals import MAX_SOURCE_CHARS
 from server.evaluation.store import EvaluationStore
 from server.observability.metrics import Metrics
 

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from adapters.scoring.signals import unscored_signals
 from server.evaluation.config import EvaluationConfig
 from server.evaluation.evaluator import Evaluator, Scorer
 from server.evaluation.recorder import Recorder, Signals
 from server.evaluation.reference_sets import ReferenceSets
 from server.evaluation.reports import Reports
 from server.evaluation.sampling import Sampler
-from server.evaluation.signals import unscored_signals
 from server.evaluation.store import EvaluationStore
 from server.evaluation.upkeep import EvaluationUpkeep
 from server.evaluation.window import FinishedWindow

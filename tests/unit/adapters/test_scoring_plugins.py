@@ -14,7 +14,6 @@ from adapters.scoring import plugins
 from adapters.scoring.bleu import BleuScorer
 from adapters.scoring.plugins import (
     BUILT_IN,
-    UNSCORED,
     MetricPlugin,
     PluginScorer,
     check_metrics,
@@ -22,7 +21,6 @@ from adapters.scoring.plugins import (
     known_metrics,
     metric_suite,
     metrics_of,
-    unscored_signals,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -75,15 +73,13 @@ def test_exact_match_passes_over_case_spaces_and_forms_of_a_character(answer: st
     assert metric_suite(["exact_match"])(answer, ["finance", "sports"], "") == {"exact_match": expected}
 
 
-def test_unscored_signals_of_a_hand_counted_example_match() -> None:
+def test_signals_as_metrics_of_a_hand_counted_example_match() -> None:
     # 3-grams: abc bca cab abc; one of four again. Of the source's: abc only, twice. 6 words of 8.
-    found = unscored_signals("a b c a b c", "x a b c y z v w")
+    found = metric_suite(["repetition", "copy_rate", "length_ratio"])("a b c a b c", [], "x a b c y z v w")
     assert found == {"repetition": 25.0, "copy_rate": 50.0, "length_ratio": 0.75}
-    assert set(found) == set(UNSCORED)
 
 
 def test_metric_without_what_it_needs_gives_no_figure() -> None:
-    assert unscored_signals("a b c", "") == {"repetition": 0.0}
     scorer = PluginScorer()
     assert scorer.score("a", [], ("rouge", "repetition")) == {"repetition": 0.0}
     assert set(scorer.score("a", ["a"], ("copy_rate", "exact_match"))) == {"exact_match"}

@@ -1,6 +1,6 @@
 import pytest
 
-from server.evaluation.signals import MAX_SOURCE_CHARS, unscored_signals
+from adapters.scoring.signals import MAX_SOURCE_CHARS, unscored_signals
 
 
 def test_answer_that_copies_its_source_shows_it() -> None:

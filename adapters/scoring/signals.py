@@ -1,6 +1,6 @@
 """What an answer looks like by itself, without any reference: how long, how repetitive, how much of it is copied.
 
-Any thread may call. Knows no requests.
+Any thread may call. Knows no adapters and no requests.
 """
 
 import re
