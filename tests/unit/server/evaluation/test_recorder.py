@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy.exc import DataError, OperationalError
 
 from adapters.errors import StoreError
+from adapters.scoring.signals import MAX_SOURCE_CHARS
 from server.core.errors import ResourceExhaustedError, UnavailableError
 from server.core.principal import anonymous
 from server.evaluation import recorder as recorder_module
 from server.evaluation.recorder import Recorder
 from server.evaluation.records import Entry, Record
 from server.evaluation.reference_sets import ReferenceSets
-from server.evaluation.signals import MAX_SOURCE_CHARS
 from server.evaluation.store import EvaluationStore
 from server.observability.metrics import Metrics
 from tests.fixtures.outcomes import outcome_of, record_of
