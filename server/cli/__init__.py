@@ -1,6 +1,7 @@
 """The ``medley`` command: arguments only, one file for each group of commands.
 
-Other rooms' commands come from entry points. Heavy imports come late, so that ``medley --help`` stays fast.
+Other rooms' commands come from entry points; those of a group that is here already stand beside ours. Heavy imports
+come late, so that ``medley --help`` stays fast.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import typer
 
 from server.cli import adapters, keys, serve, summarize
 from server.cli.errors import fail
+from server.cli.evaluation import importing as evaluation
 from server.core.errors import ErrorCode
 
 app = typer.Typer(
@@ -36,12 +38,26 @@ def main() -> None:
 
 
 def _mount_commands() -> None:
+    ours = {group.name: group.typer_instance for group in app.registered_groups}
     for command in sorted(entry_points(group="medley.commands"), key=lambda command: command.name):
+        group = ours.get(command.name)
         try:
-            app.add_typer(command.load(), name=command.name)
+            if group is None:
+                app.add_typer(command.load(), name=command.name)
+            else:
+                _join(group, command.load())
         except ImportError as error:
+            if group is not None:
+                group.info.epilog = f"More commands are not available here: {error}"
+                continue
             # A room that lacks its packages must not take `medley serve` down with it.
             app.command(command.name, help="Not available here.")(_unavailable(str(error)))
+
+
+def _join(group: typer.Typer, room: typer.Typer) -> None:
+    """Put a room's commands beside those of a group; add_typer would warn of the room's own help, which is lost."""
+    group.registered_commands += room.registered_commands
+    group.registered_groups += room.registered_groups
 
 
 def _unavailable(reason: str) -> Callable[[], None]:
@@ -54,5 +70,6 @@ def _unavailable(reason: str) -> Callable[[], None]:
 app.command()(serve.serve)
 app.command()(summarize.summarize)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(evaluation.app, name="eval")
 app.add_typer(keys.app, name="keys")
 _mount_commands()
