@@ -1,7 +1,7 @@
 """Figures of all adapter combinations, read from the store when somebody asks. Event loop's thread only.
 
 One reading at a time, in a thread of its own; a dear one is handed out again for a while, so that whoever asks all the
-time takes no more than a tenth of a core.
+time takes no more than a twentieth of a core.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from server.evaluation.schema import REQUESTS, SCORES
 from server.evaluation.store import EvaluationStore
 
 _CHEAP_S = 0.1
-_NUM_TIMES_AS_LONG = 10
+_NUM_TIMES_AS_LONG = 20
 _MAX_NUM_KEPT = 64
 
 
