@@ -75,8 +75,8 @@ def import_references(
     if as_json:
         print_json({**total, "errors": errors})
     else:
-        for error in errors[:_MAX_NUM_SHOWN]:
-            typer.echo(f"{file}:{error['line']}: {printable(str(error['message']))}", err=True)
+        for fault in errors[:_MAX_NUM_SHOWN]:
+            typer.echo(f"{file}:{fault['line']}: {printable(str(fault['message']))}", err=True)
         typer.echo(" ".join(f"{name.removeprefix('num_')} {num}" for name, num in total.items()))
     if total["num_refused"]:
         raise typer.Exit(1)
