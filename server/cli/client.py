@@ -50,17 +50,21 @@ class ServerOptions:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a change carries: JSON, or a form of fields and files.
+    """What a change carries: JSON, a form of fields and files, or bytes of some kind.
 
     Attributes:
         json: A JSON value, or None.
         fields: Plain fields of the form.
         files: Files of the form: field, file name, and the open file; sent in pieces.
+        content: Bytes, or None.
+        content_type: Of what kind they are.
     """
 
     json: object = None
     fields: Mapping[str, str] | None = None
     files: Sequence[tuple[str, tuple[str, IO[bytes]]]] | None = None
+    content: bytes | None = None
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +158,18 @@ class ServerClient:
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response | httpx.HTTPError:
         body = body or Body()
+        if body.content_type:
+            headers = {**(headers or {}), "content-type": body.content_type}
         try:
             return self._http.request(
-                method, path, params=query, headers=headers, json=body.json, data=body.fields, files=body.files
+                method,
+                path,
+                params=query,
+                headers=headers,
+                json=body.json,
+                data=body.fields,
+                files=body.files,
+                content=body.content,
             )
         except httpx.HTTPError as error:
             return error

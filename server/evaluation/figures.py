@@ -13,7 +13,7 @@ from server.evaluation.drift import Drift, drift_between
 from server.evaluation.outcome import OK
 
 PROMPT_TOKENS = "prompt_tokens"
-_BOOTSTRAP = Bootstrap(num_resamples=400)
+_BOOTSTRAP = Bootstrap(num_resamples=200)
 _MIN_NUM_FOR_DRIFT = 30
 
 

@@ -7,6 +7,7 @@ for a future. Many requests go into one transaction; where somebody waits, it is
 """
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -97,12 +98,9 @@ class Recorder:
             source: What its answer was made of, for its signals; it is not kept.
             references: To be scored yet.
         """
-        try:
+        # A log line for each would be one more thing to do for a server that has too much to do; they are counted.
+        with contextlib.suppress(ResourceExhaustedError, UnavailableError):
             self._put(_Write(Entry(record, references=tuple(references)), source[:MAX_SOURCE_CHARS]))
-        except ResourceExhaustedError:
-            _log.warning("not recorded: too many requests wait", extra={"request_id": record.outcome.request_id})
-        except UnavailableError:
-            self._drop("stopping")
 
     def save(
         self, record: Record, references: Sequence[str], scores: Mapping[str, float] | None = None
@@ -141,16 +139,17 @@ class Recorder:
 
     def _put(self, write: _Write) -> None:
         if self._stopping.is_set():
+            self._drop(write, "stopping")
             raise UnavailableError("the server is stopping")
         try:
             self._writes.put_nowait(write)
         except queue.Full:
-            if write.entry is not None:
-                self._drop("unwritten")
+            self._drop(write, "unwritten")
             raise ResourceExhaustedError("too many requests wait to be written; try again later") from None
 
-    def _drop(self, reason: str) -> None:
-        self._metrics.evaluation_dropped.labels(reason=reason).inc()
+    def _drop(self, write: _Write, reason: str) -> None:
+        if write.entry is not None:
+            self._metrics.evaluation_dropped.labels(reason=reason).inc()
 
     def _work(self) -> None:
         is_last = False
@@ -215,8 +214,7 @@ class Recorder:
 
     def _give_up(self, writes: Sequence[_Write], reason: str) -> None:
         for write in writes:
-            if write.entry is not None:
-                self._drop(reason)
+            self._drop(write, reason)
             _end(write, UnavailableError("the evaluation cannot be written now; try again later"))
 
     def _complete(self, write: _Write) -> Entry:

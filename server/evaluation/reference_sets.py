@@ -1,7 +1,7 @@
 """Reference sets: texts that wait for requests by the hash of their input, put there whole and kept until removed.
 
-A set is its tenant's: it is for requests of adapters that its owner sees, and only who sees the same names may replace
-it. Any thread may call any method, all of them wait for the database.
+A set is its tenant's, which is all keys that see the same names: it is for requests of adapters that these see, and
+for others it does not exist. Any thread may call any method, all of them wait for the database.
 """
 
 import time
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from adapters.database import as_store_error
-from server.core.errors import NotFoundError, PermissionDeniedError
+from server.core.errors import NotFoundError
 from server.core.principal import Principal
-from server.evaluation.records import Record
+from server.evaluation.records import Record, hash_text
 from server.evaluation.schema import SET_REFERENCES, SETS
 from server.evaluation.store import EvaluationStore
 from server.observability.adapter_labels import BASE
@@ -58,11 +58,11 @@ class ReferenceSets:
             references: SHA-256 of an input, hexadecimal → its references.
 
         Raises:
-            PermissionDeniedError: If a set of this name is somebody else's.
             StoreError: If the database cannot be written.
         """
-        made = ReferenceSet(name, len(references), self._clock())
+        made, owner = ReferenceSet(name, len(references), self._clock()), _owner(principal)
         row = {
+            "owner": owner,
             "name": name,
             "patterns": sorted(principal.patterns),
             "who": principal.who,
@@ -70,14 +70,11 @@ class ReferenceSets:
             "updated_s": made.updated_s,
         }
         rows = [
-            {"set_name": name, "input_sha256": digest, "reference_texts": list(texts)}
+            {"owner": owner, "set_name": name, "input_sha256": digest, "reference_texts": list(texts)}
             for digest, texts in references.items()
         ]
         with as_store_error(), self._writer.begin() as connection:
-            found = connection.execute(sa.select(SETS.c.patterns).where(SETS.c.name == name).with_for_update()).scalar()
-            if found is not None and not _is_own(principal, found):
-                raise PermissionDeniedError("a reference set of this name is somebody else's")
-            _remove(connection, name)
+            _remove(connection, owner, name)
             connection.execute(sa.insert(SETS).values(row))
             for start in range(0, len(rows), _MAX_NUM_ROWS):
                 connection.execute(sa.insert(SET_REFERENCES), rows[start : start + _MAX_NUM_ROWS])
@@ -89,26 +86,21 @@ class ReferenceSets:
         Raises:
             StoreError: If the database cannot be read.
         """
+        query = sa.select(SETS.c.name, SETS.c.num_references, SETS.c.updated_s)
+        query = query.where(SETS.c.owner == _owner(principal)).order_by(SETS.c.name)
         with as_store_error(), self._reader.begin() as connection:
-            rows = connection.execute(sa.select(SETS).order_by(SETS.c.name)).mappings().all()
-        return tuple(
-            ReferenceSet(row["name"], row["num_references"], row["updated_s"])
-            for row in rows
-            if _is_own(principal, row["patterns"])
-        )
+            return tuple(ReferenceSet(*row) for row in connection.execute(query))
 
     def remove(self, principal: Principal, name: str) -> None:
         """Remove a set; scores made by it stay.
 
         Raises:
-            NotFoundError: If there is none of this name, or it is somebody else's.
+            NotFoundError: If the caller has none of this name.
             StoreError: If the database cannot be written.
         """
         with as_store_error(), self._writer.begin() as connection:
-            found = connection.execute(sa.select(SETS.c.patterns).where(SETS.c.name == name)).scalar()
-            if found is None or not _is_own(principal, found):
+            if not _remove(connection, _owner(principal), name):
                 raise NotFoundError("there is no such reference set")
-            _remove(connection, name)
 
     def matching(self, records: Sequence[Record]) -> list[tuple[Record, tuple[str, ...]]]:
         """Return the requests that sets have references for, with those; several sets' references are put together.
@@ -121,9 +113,9 @@ class ReferenceSets:
             return []
         query = (
             sa.select(SET_REFERENCES.c.input_sha256, SET_REFERENCES.c.reference_texts, SETS.c.patterns)
-            .join(SETS, SETS.c.name == SET_REFERENCES.c.set_name)
+            .join(SETS, (SETS.c.owner == SET_REFERENCES.c.owner) & (SETS.c.name == SET_REFERENCES.c.set_name))
             .where(SET_REFERENCES.c.input_sha256.in_(hashes))
-            .order_by(SET_REFERENCES.c.set_name)
+            .order_by(SET_REFERENCES.c.owner, SET_REFERENCES.c.set_name)
         )
         with as_store_error(), self._reader.begin() as connection:
             rows = connection.execute(query).all()
@@ -138,13 +130,15 @@ class ReferenceSets:
         return found
 
 
-def _remove(connection: sa.Connection, name: str) -> None:
-    connection.execute(sa.delete(SET_REFERENCES).where(SET_REFERENCES.c.set_name == name))
-    connection.execute(sa.delete(SETS).where(SETS.c.name == name))
+def _remove(connection: sa.Connection, owner: str, name: str) -> bool:
+    mine = (SET_REFERENCES.c.owner == owner) & (SET_REFERENCES.c.set_name == name)
+    connection.execute(sa.delete(SET_REFERENCES).where(mine))
+    return bool(connection.execute(sa.delete(SETS).where(SETS.c.owner == owner, SETS.c.name == name)).rowcount)
 
 
-def _is_own(principal: Principal, patterns: Sequence[str]) -> bool:
-    return principal.sees_all or sorted(principal.patterns) == sorted(patterns)
+def _owner(principal: Principal) -> str:
+    """Return a word for the caller's tenant, of one length however many patterns it has."""
+    return hash_text("\n".join(sorted(principal.patterns)))
 
 
 def _is_for(adapters: str, patterns: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """Figures of all adapter combinations, read from the store when somebody asks. Event loop's thread only.
 
 One reading at a time, in a thread of its own; a dear one is handed out again for a while, so that whoever asks all the
-time takes no more than a tenth of a core.
+time takes no more than a twentieth of a core.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from server.evaluation.outcome import OK
 from server.evaluation.schema import REQUESTS, SCORES
 from server.evaluation.store import EvaluationStore
 
-_CHEAP_S = 0.05
-_NUM_TIMES_AS_LONG = 10
+_CHEAP_S = 0.1
+_NUM_TIMES_AS_LONG = 20
 _MAX_NUM_KEPT = 64
 
 
@@ -84,12 +84,13 @@ class Reports:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _evaluations(self, query: ReportQuery) -> tuple[AdapterEvaluation, ...]:
-        begun_s = time.monotonic()
         made = self._made.get(query)
-        if made is not None and begun_s < made.good_until_s:
+        if made is not None and time.monotonic() < made.good_until_s:
             return made.evaluations
+        # Of the processor: what others make this thread wait for is not what its figures cost.
+        begun_s = time.thread_time()
         evaluations = self._read(query)
-        took_s = time.monotonic() - begun_s
+        took_s = time.thread_time() - begun_s
         if took_s > _CHEAP_S:
             if len(self._made) >= _MAX_NUM_KEPT:
                 self._made.clear()

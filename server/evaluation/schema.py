@@ -54,6 +54,7 @@ SCORES = sa.Table(
 SETS = sa.Table(
     "evaluation_reference_sets",
     METADATA,
+    sa.Column("owner", sa.String(64), primary_key=True),
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("patterns", JSON, nullable=False),
     sa.Column("who", sa.String(128), nullable=False),
@@ -63,6 +64,7 @@ SETS = sa.Table(
 SET_REFERENCES = sa.Table(
     "evaluation_set_references",
     METADATA,
+    sa.Column("owner", sa.String(64), primary_key=True),
     sa.Column("set_name", sa.String(64), primary_key=True),
     sa.Column("input_sha256", sa.String(64), primary_key=True),
     sa.Column("reference_texts", JSON, nullable=False),

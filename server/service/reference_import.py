@@ -81,7 +81,6 @@ class ReferenceImport:
         Raises:
             InvalidArgumentError: If a row is not well formed, there are none or too many; the message has the line.
             InvalidAdapterReferenceError: If the name is not well formed, as an adapter's would not be.
-            PermissionDeniedError: If a set of this name is somebody else's.
             StoreError: If the database cannot be written.
         """
         check_name(name)
@@ -106,7 +105,7 @@ class ReferenceImport:
         """Remove a set; scores made by it stay.
 
         Raises:
-            NotFoundError: If there is none of this name, or it is somebody else's.
+            NotFoundError: If the caller has none of this name.
             StoreError: If the database cannot be written.
         """
         await asyncio.to_thread(self._sets.remove, principal, name)

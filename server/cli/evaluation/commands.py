@@ -1,4 +1,4 @@
-"""``medley eval replay`` and ``report``: arguments only. Other rooms' ``eval`` commands stand beside them."""
+"""``medley eval replay``, ``report`` and ``import``: arguments only. Other rooms' ``eval`` commands stand beside them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.errors import fail
+from server.cli.evaluation.importing import import_references
 from server.cli.options import AsJson, on_server
 from server.core.errors import ErrorCode
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Score adapters: on a running server, on its traffic, or before they are served.", no_args_is_help=True
 )
+app.command("import")(import_references)
 
 PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Write a picture, too.")]
 

@@ -7,6 +7,7 @@ from adapters.scoring.bootstrap import (
     Bootstrap,
     difference_interval,
     mean_interval,
+    mean_intervals,
     seeds_interval,
     sums_interval,
 )
@@ -67,10 +68,19 @@ def test_sums_interval_of_means_equals_mean_interval() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 
+def test_mean_intervals_are_those_of_each_column_alone() -> None:
+    values = DRAW.normal(size=(40, 3))
+    for found, column in zip(mean_intervals(values), values.T, strict=True):
+        expected = mean_interval(column)
+        assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+
+
 def test_intervals_of_nothing_are_refused() -> None:
     empty = np.zeros(0)
     for call in (
         lambda: mean_interval(empty),
+        lambda: mean_intervals(np.ones(3)),
+        lambda: mean_intervals(np.zeros((0, 2))),
         lambda: difference_interval(empty, np.ones(2)),
         lambda: seeds_interval(np.ones(3)),
         lambda: sums_interval(np.zeros((0, 2)), float),

@@ -128,3 +128,16 @@ def test_settings_of_shared_places_out_of_range_are_refused(given: dict[str, obj
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().port = 1  # type: ignore[misc]
+
+
+def test_sample_rates_come_from_the_groups_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLEY_EVALUATION", '{"sample_rates": {"my-tweets": 1.0, "base": 0.05}}')
+    monkeypatch.setenv("MEDLEY_EVALUATION__STORE_TEXTS", "true")
+    evaluation = load_settings().evaluation
+    assert (evaluation.sample_rates, evaluation.store_texts) == ({"my-tweets": 1.0, "base": 0.05}, True)
+
+
+def test_share_beyond_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLEY_EVALUATION__SAMPLE_RATE", "3")
+    with pytest.raises(InvalidArgumentError, match="sample_rate"):
+        load_settings()

@@ -46,6 +46,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "evaluation_reference_sets",
+        sa.Column("owner", sa.String(64), primary_key=True),
         sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("patterns", sa.JSON, nullable=False),
         sa.Column("who", sa.String(128), nullable=False),
@@ -54,6 +55,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "evaluation_set_references",
+        sa.Column("owner", sa.String(64), primary_key=True),
         sa.Column("set_name", sa.String(64), primary_key=True),
         sa.Column("input_sha256", sa.String(64), primary_key=True),
         sa.Column("reference_texts", sa.JSON, nullable=False),

@@ -25,7 +25,7 @@ def test_figures_of_a_metric_are_its_mean_interval_and_percentiles() -> None:
     values = [10.0, 20.0, 30.0, 40.0, 50.0]
     found = evaluate("a:1", TOTALS, [row(scores={"rouge1": value}) for value in values], PERIOD)
     figures = found.metrics["rouge1"]
-    interval = mean_interval(np.array(values), Bootstrap(num_resamples=400))
+    interval = mean_interval(np.array(values), Bootstrap(num_resamples=200))
     assert (figures.count, figures.mean, figures.p50) == (5, 30.0, 30.0)
     assert (figures.low, figures.high) == (interval.low, interval.high)
     assert figures.p10 == pytest.approx(14.0)

@@ -2,7 +2,11 @@
 
 import asyncio
 import json
+import threading
+import time
+from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 
 import pytest
 import sqlalchemy as sa
@@ -32,6 +36,10 @@ async def answer(room: Room, request: object) -> str:
 
 async def kept(room: Room) -> list[dict[str, object]]:
     await asyncio.wrap_future(room.evaluation.recorder.flush())
+    return rows_of(room)
+
+
+def rows_of(room: Room) -> list[dict[str, object]]:
     with room.evaluation.store.reader.begin() as connection:
         query = sa.select(REQUESTS).order_by(REQUESTS.c.finished_s)
         return [dict(row) for row in connection.execute(query).mappings()]
@@ -133,6 +141,34 @@ async def test_acknowledged_scores_are_on_disk_when_they_are_told(room: Room, as
     with other.reader.begin() as connection:
         assert connection.execute(sa.text("SELECT scores FROM evaluation_scores")).scalar() == '{"rouge1": 100.0}'
     other.close()
+
+
+async def test_disk_that_hangs_delays_no_answer_and_what_does_not_fit_is_counted(
+    make_room: MakeRoom, ask: AskFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await make_room(evaluation=EvaluationConfig(max_num_unwritten=2))
+    gate, entered, write = threading.Event(), threading.Event(), room.evaluation.store.write
+
+    def hang(entries: Sequence[Entry]) -> None:
+        entered.set()
+        assert gate.wait(60)
+        write(entries)
+
+    monkeypatch.setattr(room.evaluation.store, "write", hang)
+    await answer(room, ask(request_id="hanging"))
+    assert await asyncio.to_thread(entered.wait, 20)
+    took_s = []
+    for number in range(10):
+        begun_s = time.monotonic()
+        await answer(room, ask(request_id=f"r{number}"))
+        took_s.append(time.monotonic() - begun_s)
+    assert median(took_s) < 0.1
+    assert room.counted("medley_evaluation_dropped_total", reason="unwritten") == 8
+    gate.set()
+    async with asyncio.timeout(20):
+        while len(rows := rows_of(room)) < 3:  # noqa: ASYNC110 - the writer is another thread
+            await asyncio.sleep(0.01)
+    assert sorted(str(row["request_id"]) for row in rows) == ["hanging", "r0", "r1"]
 
 
 async def test_references_are_refused_while_the_database_is_away(
