@@ -20,6 +20,8 @@ from server.core.request import GenerationRequest
 from server.core.sampling import SamplingParams
 from server.engine.fake import FakeEngine, FakeEngineConfig
 from server.evaluation.evaluator import EvaluationConfig, Evaluator
+from server.evaluation.rollouts.memory import MemoryOutcomes
+from server.evaluation.rollouts.store import RolloutStore
 from server.evaluation.window import FinishedWindow
 from server.observability.metrics import Metrics
 from server.service.access import AccessService
@@ -31,6 +33,7 @@ from server.service.generation import Generation
 from server.service.health import HealthService, Phase
 from server.service.inference import InferenceConfig, InferenceService
 from server.service.prompts import BaseSpeech
+from server.service.shadows import Shadows
 from server.service.staging import StagingArea
 from server.service.tokenizer import ByteTokenizer
 from server.service.uploads import UploadService
@@ -74,6 +77,9 @@ class Room:
     health: HealthService
     inference: InferenceService
     key_ring: KeyRing
+    rollouts: RolloutStore
+    outcomes: MemoryOutcomes
+    shadows: Shadows
     data_dir: Path
 
     async def upload(
@@ -161,7 +167,9 @@ async def _build(
     key_ring = KeyRing(f"sqlite:///{data_dir / 'registry.db'}")
     stack.callback(key_ring.close)
     store = AdapterStore(str(data_dir / "store"), data_dir / "local")
-    directory = AdapterDirectory(registry, store)
+    rollouts, outcomes = RolloutStore(f"sqlite:///{data_dir / 'registry.db'}"), MemoryOutcomes()
+    stack.callback(rollouts.close)
+    directory = AdapterDirectory(registry, store, lambda: rollouts.routes)
     stack.callback(directory.close)
     staging = StagingArea(data_dir / "staging")
     await staging.clear()
@@ -179,6 +187,8 @@ async def _build(
     feedback = FeedbackService(evaluator, FinishedWindow(100, 60.0, time.monotonic))
     health = HealthService(engine)
     health.enter(Phase.SERVING)
+    shadows = Shadows(rollouts, engine, metrics, max_num_shadows=2, timeout_s=5.0)
+    stack.push_async_callback(shadows.stop)
     service = InferenceService(
         engine,
         speech=BaseSpeech(
@@ -194,6 +204,8 @@ async def _build(
         health=health,
         metrics=metrics,
         config=inference_config,
+        outcomes=outcomes,
+        shadows=shadows,
     )
     return Room(
         engine,
@@ -209,6 +221,9 @@ async def _build(
         health,
         service,
         key_ring,
+        rollouts,
+        outcomes,
+        shadows,
         data_dir,
     )
 
