@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from server.evaluation.outcome import Arm, RolloutOutcome
 from server.evaluation.rollouts.evidence import Values, is_above
-from server.evaluation.rollouts.judge import ERROR_RATE, OK, judge
+from server.evaluation.rollouts.judge import ERROR_RATE, Side, judge_sides
 from server.evaluation.rollouts.records import Plan, Terms, Verdict
 
 MEAN = 25.0
@@ -29,6 +28,7 @@ _EFFECTS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
 _LARGEST = 200_000
 _FIRST_LOOK = 20
 _GROWTH = 1.05
+_FAILING = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +110,16 @@ def measure_null(percent: int, num_rollouts: int, num_requests: int, look_every:
     plan = Plan("simulated", "stable", 1, 2, Terms(percent=percent))
     for draws in _generators(seed, num_rollouts):
         scores, is_candidate = scores_of(draws, MEAN, num_requests), _deal(draws, percent, num_requests)
-        outcomes = [
-            # One latency law for both: what a guard rail finds in it is wrong, too.
-            RolloutOutcome(Arm.CANDIDATE if dealt else Arm.STABLE, OK, latency_s, {"rougeL": 100.0 * score}, 0.0)
-            for score, dealt, latency_s in zip(
-                scores, is_candidate, draws.lognormal(-1.5, 0.6, num_requests), strict=True
-            )
-        ]
+        # One law of errors and latencies for both: what a guard rail finds in it is wrong, too.
+        failures = (draws.random(num_requests) < _FAILING).astype(np.float64)
+        latencies_s = draws.lognormal(-1.5, 0.6, num_requests)
         verdict = Verdict.NO_DATA
         for num_seen in range(look_every, num_requests + 1, look_every):
-            verdict = judge(plan, outcomes[:num_seen], verdict).verdict
+            stable, candidate = (
+                Side(scores[:num_seen][side], failures[:num_seen][side], latencies_s[:num_seen][side])
+                for side in (~is_candidate[:num_seen], is_candidate[:num_seen])
+            )
+            verdict = judge_sides(plan, stable, candidate, verdict).verdict
             if verdict.is_final:
                 break
         verdicts[str(verdict)] += 1
@@ -147,7 +147,8 @@ def measure_effect(percent: int, effect: float, num_rollouts: int, *, seed: int)
 def scores_of(draws: np.random.Generator, mean: float, count: int) -> Values:
     """Return scores from 0 to 1 around a mean in points; the spread's law has the same strength at every mean."""
     strength = MEAN / 100 * (1 - MEAN / 100) / (DEVIATION / 100) ** 2 - 1
-    return draws.beta(mean / 100 * strength, (1 - mean / 100) * strength, count)
+    # To a tenth of a point: scores of short texts are often alike.
+    return np.round(draws.beta(mean / 100 * strength, (1 - mean / 100) * strength, count), 3)
 
 
 def _requests_until_decided(draws: np.random.Generator, percent: int, effect: float) -> tuple[int, bool]:

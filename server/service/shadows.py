@@ -63,8 +63,10 @@ class Shadows:
         if terminal is None or terminal.error is not None or request.echo is Echo.ONLY:
             return
         part = next((adapter.rollout for adapter in adapters if adapter.rollout is not None), None)
-        version = None if part is None else self._rollouts.routes.shadow_version(part.rollout_id)
-        if part is None or version is None:
+        if part is None or part.arm is not Arm.STABLE:  # a shadow has none itself
+            return
+        version = self._rollouts.routes.shadow_version(part.rollout_id)
+        if version is None:
             return
         if not self._has_room():
             self._metrics.shadows_dropped.inc()

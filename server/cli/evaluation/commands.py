@@ -1,4 +1,4 @@
-"""``medley eval replay``, ``report`` and ``import``: arguments only. Other rooms' ``eval`` commands stand beside them."""
+"""``medley eval replay``, ``report`` and ``import``: arguments only. Other rooms' ``eval`` commands join them."""
 
 from collections.abc import Callable
 from pathlib import Path

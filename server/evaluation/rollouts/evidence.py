@@ -47,13 +47,15 @@ def is_above(candidate: Values, stable: Values, *, share: float, margin: float =
         margin: What must be exceeded, 0 or more.
         error_rate: Probability that this is ever wrongly true, over all looks.
     """
-    if not len(candidate) or not len(stable):
+    # Where the means lie the wrong way round, there is a bound between them at which no stake has won anything.
+    if not len(candidate) or not len(stable) or candidate.mean() - margin <= stable.mean():
         return False
     wanted = -math.log(error_rate)
+    winning, losing = _counted(candidate), _counted(1.0 - stable)
 
     def wealth(upper: float, lower: float) -> float:
-        up_K = _log_gains(candidate, min(upper + margin, 1.0), _STAKES_K * (1.0 - share))
-        down_K = _log_gains(1.0 - stable, 1.0 - lower, _STAKES_K * share)
+        up_K = _log_gains(winning, min(upper + margin, 1.0), _STAKES_K * (1.0 - share))
+        down_K = _log_gains(losing, 1.0 - lower, _STAKES_K * share)
         together, apart = _log_mean(up_K + down_K), _log_mean(up_K) + _log_mean(down_K)
         return float(np.logaddexp(together, apart)) - math.log(2.0)
 
@@ -87,13 +89,22 @@ def is_mean_above(values: Values, bound: float, *, error_rate: float) -> bool:
         bound: From 0 to 1.
         error_rate: Probability that this is ever wrongly true, over all looks.
     """
-    return _log_mean(_log_gains(values, bound, _STAKES_K)) >= -math.log(error_rate)
+    if not len(values) or values.mean() <= bound:
+        return False
+    return _log_mean(_log_gains(_counted(values), bound, _STAKES_K)) >= -math.log(error_rate)
 
 
-def _log_gains(values_N: Values, bound: float, stakes_K: Values) -> Values:
+def _counted(values_N: Values) -> tuple[Values, Values]:
+    """Return each value that occurs, and how often: scores of short texts and failures are often alike."""
+    values_N, counts_N = np.unique(values_N, return_counts=True)
+    return values_N, counts_N.astype(np.float64)
+
+
+def _log_gains(counted: tuple[Values, Values], bound: float, stakes_K: Values) -> Values:
     """Return, by stake, the logarithm of what betting on values above a bound has made of 1."""
+    values_N, counts_N = counted
     stakes_K = np.minimum(stakes_K, _MAX_LOSS / max(bound, _NARROWEST))
-    gains_K: Values = np.log1p(np.outer(stakes_K, values_N - bound)).sum(axis=1)
+    gains_K: Values = np.log1p(np.outer(stakes_K, values_N - bound)) @ counts_N
     return gains_K
 
 

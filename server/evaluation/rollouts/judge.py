@@ -58,13 +58,22 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
+class Side:
+    """The requests of one side as the judge looks at them.
+
+    Attributes:
+        scores: Of the good answers that have one, from 0 to 1.
+        failures: Of all requests, 1 for each that failed by no fault of the caller's.
+        latencies_s: Of the good answers.
+    """
+
     scores: Values
     failures: Values
     latencies_s: Values
 
     @property
     def figures(self) -> ArmFigures:
+        """What people are told of it."""
         num_requests, num_scored = len(self.failures), len(self.scores)
         return ArmFigures(
             num_requests=num_requests,
@@ -85,6 +94,11 @@ def judge(plan: Plan, outcomes: Sequence[RolloutOutcome], before: Verdict = Verd
     """
     stable = _side(plan, [outcome for outcome in outcomes if outcome.arm is Arm.STABLE])
     candidate = _side(plan, [outcome for outcome in outcomes if outcome.arm is not Arm.STABLE])
+    return judge_sides(plan, stable, candidate, before)
+
+
+def judge_sides(plan: Plan, stable: Side, candidate: Side, before: Verdict = Verdict.NO_DATA) -> Judgement:
+    """Return what both sides say of the candidate; see :func:`judge`."""
     arms = Arms(stable.figures, candidate.figures)
     for reason in (_too_many_errors(plan, stable, candidate), _too_slow(plan, stable, candidate)):
         if reason:
@@ -99,7 +113,7 @@ def judge(plan: Plan, outcomes: Sequence[RolloutOutcome], before: Verdict = Verd
     return Judgement(*_quality(plan, stable, candidate), arms)
 
 
-def _quality(plan: Plan, stable: _Side, candidate: _Side) -> tuple[Verdict, str]:
+def _quality(plan: Plan, stable: Side, candidate: Side) -> tuple[Verdict, str]:
     share, error_rate = planned_share(plan), ERROR_RATE / 2
     means = f"mean {plan.terms.metric} {100 * candidate.scores.mean():.2f} against {100 * stable.scores.mean():.2f}"
     margin = plan.terms.min_effect / 100.0
@@ -115,7 +129,7 @@ def planned_share(plan: Plan) -> float:
     return plan.terms.percent / 100.0 if plan.terms.mode is Mode.CANARY else 0.5
 
 
-def _too_many_errors(plan: Plan, stable: _Side, candidate: _Side) -> str:
+def _too_many_errors(plan: Plan, stable: Side, candidate: Side) -> str:
     margin, share = plan.terms.max_error_rate_increase, planned_share(plan)
     if not is_above(candidate.failures, stable.failures, share=share, margin=margin, error_rate=GUARD_ERROR_RATE):
         return ""
@@ -123,7 +137,7 @@ def _too_many_errors(plan: Plan, stable: _Side, candidate: _Side) -> str:
     return f"{failing:.1%} of the candidate's requests fail, {before:.1%} of the stable's: over {margin:.1%} more"
 
 
-def _too_slow(plan: Plan, stable: _Side, candidate: _Side) -> str:
+def _too_slow(plan: Plan, stable: Side, candidate: Side) -> str:
     if len(stable.latencies_s) < _MIN_NUM_LATENCIES:
         return ""
     bound_s = plan.terms.max_latency_ratio * _p95(stable.latencies_s)
@@ -136,11 +150,11 @@ def _too_slow(plan: Plan, stable: _Side, candidate: _Side) -> str:
     )
 
 
-def _side(plan: Plan, outcomes: Sequence[RolloutOutcome]) -> _Side:
+def _side(plan: Plan, outcomes: Sequence[RolloutOutcome]) -> Side:
     good = [outcome for outcome in outcomes if outcome.code == OK]
     found = (outcome.scores.get(plan.terms.metric, math.nan) for outcome in good)
     scores = [score for score in found if math.isfinite(score)]
-    return _Side(
+    return Side(
         scores=np.clip(np.array(scores, np.float64) / 100.0, 0.0, 1.0),
         failures=np.array([outcome.code in _FAILURES for outcome in outcomes], np.float64),
         latencies_s=np.array([outcome.e2e_s for outcome in good], np.float64),

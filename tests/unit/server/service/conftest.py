@@ -19,6 +19,8 @@ from server.core.request import GenerationRequest
 from server.core.sampling import SamplingParams
 from server.engine.fake import FakeEngine, FakeEngineConfig
 from server.evaluation.config import EvaluationConfig
+from server.evaluation.outcome import RolloutOutcome
+from server.evaluation.rollouts.store import RolloutStore
 from server.evaluation.room import EvaluationRoom
 from server.evaluation.store import EvaluationStore
 from server.observability.logging import LogConfig
@@ -33,6 +35,7 @@ from server.service.health import HealthService, Phase
 from server.service.inference import InferenceConfig, InferenceService
 from server.service.prompts import BaseSpeech
 from server.service.reference_import import ReferenceImport
+from server.service.shadows import Shadows
 from server.service.staging import StagingArea
 from server.service.tokenizer import ByteTokenizer
 from server.service.uploads import UploadService
@@ -82,7 +85,13 @@ class Room:
     health: HealthService
     inference: InferenceService
     key_ring: KeyRing
+    rollouts: RolloutStore
+    shadows: Shadows
     data_dir: Path
+
+    def rollout_outcomes(self, rollout_id: str) -> Sequence[RolloutOutcome]:
+        self.evaluation.recorder.flush().result(20)
+        return self.evaluation.store.rollout_outcomes(rollout_id)
 
     async def upload(
         self, files: Files, name: str, alias: str | None = None, principal: Principal = ANYONE
@@ -173,7 +182,9 @@ async def _build(
     key_ring = KeyRing(f"sqlite:///{data_dir / 'registry.db'}")
     stack.callback(key_ring.close)
     store = AdapterStore(str(data_dir / "store"), data_dir / "local")
-    directory = AdapterDirectory(registry, store)
+    rollouts = RolloutStore(f"sqlite:///{data_dir / 'registry.db'}")
+    stack.callback(rollouts.close)
+    directory = AdapterDirectory(registry, store, lambda: rollouts.routes)
     stack.callback(directory.close)
     staging = StagingArea(data_dir / "staging")
     await staging.clear()
@@ -191,6 +202,8 @@ async def _build(
     feedback = FeedbackService(evaluation)
     health = HealthService(engine)
     health.enter(Phase.SERVING)
+    shadows = Shadows(rollouts, engine, metrics, max_num_shadows=2, timeout_s=5.0)
+    stack.push_async_callback(shadows.stop)
     service = InferenceService(
         engine,
         speech=BaseSpeech(
@@ -207,6 +220,7 @@ async def _build(
         metrics=metrics,
         config=inference_config,
         log=log,
+        shadows=shadows,
     )
     return Room(
         engine,
@@ -223,6 +237,8 @@ async def _build(
         health,
         service,
         key_ring,
+        rollouts,
+        shadows,
         data_dir,
     )
 
