@@ -189,15 +189,14 @@ def metric_suite(names: Sequence[str]) -> Callable[[str, Sequence[str], str], di
 
 
 def unscored_signals(prediction: str, source: str) -> dict[str, float]:
-    """Return :data:`UNSCORED` of an answer: percent, but for ``length_ratio``. Any thread may call.
+    """Return :data:`UNSCORED` of an answer, none for an empty one. Any thread may call.
 
     Args:
         prediction: The answer.
         source: What it was made of; where it is empty, there is ``repetition`` only.
     """
-    plugins = {name: BUILT_IN[name] for name in UNSCORED}
-    return {
-        name: load_signal(name)(prediction, (), source)[name]
-        for name, plugin in plugins.items()
-        if plugin.applies((), source)
-    }
+    figures: dict[str, float] = {}
+    for name in UNSCORED:
+        if BUILT_IN[name].applies((), source):
+            figures |= load_signal(name)(prediction, (), source)
+    return figures

@@ -82,10 +82,19 @@ def test_unscored_signals_of_a_hand_counted_example_match() -> None:
     assert set(found) == set(UNSCORED)
 
 
+def test_unscored_signals_know_words_of_any_script_and_say_nothing_of_an_empty_answer() -> None:
+    assert unscored_signals("Да да да, ДА!", "да да да и нет") == {
+        "repetition": 50.0,
+        "copy_rate": 100.0,
+        "length_ratio": 0.8,
+    }
+    assert unscored_signals(" ... ", "a source") == {}
+
+
 def test_metric_without_what_it_needs_gives_no_figure() -> None:
     assert unscored_signals("a b c", "") == {"repetition": 0.0}
     scorer = PluginScorer()
-    assert scorer.score("a", [], ("rouge", "repetition")) == {"repetition": 0.0}
+    assert scorer.score("a b c", [], ("rouge", "repetition")) == {"repetition": 0.0}
     assert set(scorer.score("a", ["a"], ("copy_rate", "exact_match"))) == {"exact_match"}
 
 
