@@ -6,7 +6,17 @@ from importlib import import_module
 
 from transformers.utils import logging
 
-_BENCHMARKS = ("engine", "open_loop", "quantization", "rollouts", "scale", "lease", "training", "vllm_overhead")
+_BENCHMARKS = (
+    "engine",
+    "feedback",
+    "lease",
+    "open_loop",
+    "quantization",
+    "rollouts",
+    "scale",
+    "training",
+    "vllm_overhead",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -115,7 +115,9 @@ def _system(system: str, records: Sequence[ReplayRecord], bootstrap: Bootstrap) 
         errors=dict(sorted(Counter(record.code for record in records if not record.is_answered).items())),
         num_retries=sum(record.num_tries - 1 for record in records),
         figures={
-            name: mean_interval(np.array([record.figures[name] for record in answered]), bootstrap)
+            name: mean_interval(
+                np.array([record.figures[name] for record in answered if name in record.figures]), bootstrap
+            )
             for name in _names(answered)
         },
         latency_p50_ms=float(p50_ms),
@@ -128,14 +130,14 @@ def _comparison(
 ) -> Comparison:
     others = {record.case: record for record in theirs if record.is_answered}
     pairs = [(record, others[record.case]) for record in ours if record.is_answered and record.case in others]
-    names = _names([record for pair in pairs for record in pair])
-    differences = {
-        name: mean_interval(np.array([one.figures[name] - other.figures[name] for one, other in pairs]), bootstrap)
-        for name in names
-    }
+    differences = {}
+    for name in _names([record for record, _ in pairs]):
+        both = [(one.figures, other.figures) for one, other in pairs if name in one.figures and name in other.figures]
+        if both:
+            differences[name] = mean_interval(np.array([one[name] - other[name] for one, other in both]), bootstrap)
     return Comparison(first, second, len(pairs), differences)
 
 
 def _names(records: Sequence[ReplayRecord]) -> list[str]:
-    """Return the figures that all records have, in their order."""
-    return [name for name in records[0].figures if all(name in record.figures for record in records)] if records else []
+    """Return the figures that any record has, in their order; a metric may say nothing of an empty answer."""
+    return list(dict.fromkeys(name for record in records for name in record.figures))

@@ -81,7 +81,7 @@ def test_signals_as_metrics_of_a_hand_counted_example_match() -> None:
 
 def test_metric_without_what_it_needs_gives_no_figure() -> None:
     scorer = PluginScorer()
-    assert scorer.score("a", [], ("rouge", "repetition")) == {"repetition": 0.0}
+    assert scorer.score("a b c", [], ("rouge", "repetition")) == {"repetition": 0.0}
     assert set(scorer.score("a", ["a"], ("copy_rate", "exact_match"))) == {"exact_match"}
 
 

@@ -222,6 +222,13 @@ def test_summary_compares_systems_on_the_cases_both_answered() -> None:
     assert difference.is_clear
 
 
+def test_summary_of_a_figure_some_answers_lack_is_that_of_the_others() -> None:
+    found = [record("base", 0, 10.0), record("base", 1, None), record("lora", 0, 30.0), record("lora", 1, 50.0)]
+    summary = summarize_replay(found, ["base", "lora"], 2, Bootstrap())
+    assert [each.figures["rougeL"].value for each in summary.systems] == [10.0, 40.0]
+    assert summary.comparisons[0].differences["rougeL"].value == 20.0
+
+
 def test_summary_of_a_system_without_answers_has_no_figures() -> None:
     summary = summarize_replay([record("lora", 0, None, code="INTERNAL")], ["base", "lora"], 1, Bootstrap())
     assert [(each.num_answered, each.figures, each.latency_p99_ms) for each in summary.systems] == [(0, {}, 0.0)] * 2
