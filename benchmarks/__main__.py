@@ -6,7 +6,7 @@ from importlib import import_module
 
 from transformers.utils import logging
 
-_BENCHMARKS = ("engine", "open_loop", "quantization", "scale", "lease", "training", "vllm_overhead")
+_BENCHMARKS = ("engine", "open_loop", "quantization", "scale", "lease", "tracing", "training", "vllm_overhead")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
