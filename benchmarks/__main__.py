@@ -14,6 +14,7 @@ _BENCHMARKS = (
     "quantization",
     "rollouts",
     "scale",
+    "tracing",
     "training",
     "vllm_overhead",
 )

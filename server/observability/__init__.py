@@ -1,1 +1,1 @@
-"""What the server tells its operators: logs and metrics, every name and unit in one place."""
+"""What the server tells its operators: logs, metrics and traces, every name and unit in one place."""

@@ -33,7 +33,7 @@ class SendQueue(Generic[_T]):
         max_num_queued: int,
         send_every_s: float,
     ) -> None:
-        """Start the thread."""
+        """Start nothing; the first item does, so that no thread is there while an engine starts its processes."""
         self._send = send
         self._count = count
         self._max_num_queued = max_num_queued
@@ -41,8 +41,8 @@ class SendQueue(Generic[_T]):
         self._waiting: deque[_T] = deque()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="send-queue", daemon=True)
-        self._thread.start()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     def offer(self, item: _T) -> None:
         """Take an item without waiting, or drop and count it if too many wait or the queue was stopped."""
@@ -51,6 +51,8 @@ class SendQueue(Generic[_T]):
             self._count("dropped", 1)
             return
         self._waiting.append(item)
+        if self._thread is None:
+            self._start()
         if len(self._waiting) == _MAX_NUM_TOGETHER:
             self._wake.set()
 
@@ -58,10 +60,17 @@ class SendQueue(Generic[_T]):
         """Send what waits for at most so many seconds, then drop and count the rest."""
         self._stopping.set()
         self._wake.set()
-        self._thread.join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
         if num_left := len(self._waiting):
             self._waiting.clear()
             self._count("dropped", num_left)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="send-queue", daemon=True)
+                self._thread.start()
 
     def _work(self) -> None:
         while not self._stopping.is_set():

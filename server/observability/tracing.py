@@ -49,7 +49,7 @@ class OpenTelemetryTracer:
     """
 
     def __init__(self, config: TracingConfig, metrics: Metrics, exporter: SpanExporter) -> None:
-        """Start the thread that sends."""
+        """Send nothing yet."""
         self._timeout_s = config.timeout_s
         self._processor = _Processor(config, metrics, exporter)
         self._provider = TracerProvider(

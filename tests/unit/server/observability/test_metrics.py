@@ -106,3 +106,14 @@ def test_load_times_are_rendered_as_a_histogram() -> None:
     assert counts == [1, 1, 3, 3, 4]
     assert value("medley_adapter_load_seconds_count") == 4
     assert value("medley_adapter_load_seconds_sum") == pytest.approx(100.0405)
+
+
+def test_latest_loads_are_those_of_known_adapters_and_few() -> None:
+    durations = Durations()
+    for number in range(40):
+        durations.observe(0.01)
+        durations.observe(number / 100, f"digest-{number}")
+    latest = durations.counted.latest
+    assert [load.digest for load in latest] == [f"digest-{number}" for number in range(8, 40)]
+    assert latest[-1].duration_s == 0.39
+    assert sum(durations.counted.counts) == 80

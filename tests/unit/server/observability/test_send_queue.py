@@ -120,3 +120,25 @@ def test_sending_that_raises_is_logged_and_the_thread_goes_on(caplog: pytest.Log
     wire.wait_for("sent", 1)
     queue.stop(5)
     assert "traces could not be sent" in caplog.text
+
+
+def test_queue_has_no_thread_before_its_first_item() -> None:
+    wire = Wire()
+    before = threading.active_count()
+    queue = wire.queue()
+    assert threading.active_count() == before
+    queue.stop(5)
+    queue.offer(1)
+    assert wire.counts == {"dropped": 1}
+
+
+def test_items_from_many_threads_at_once_are_sent_once_by_one_thread() -> None:
+    wire = Wire()
+    queue = wire.queue()
+    threads = [threading.Thread(target=queue.offer, args=(item,)) for item in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    queue.stop(5)
+    assert sorted(item for group in wire.groups for item in group) == list(range(50))
