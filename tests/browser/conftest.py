@@ -1,5 +1,6 @@
 """A browser and servers with something to show; everything here needs Chromium and is skipped without."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from tests.fixtures.running_server import RunningServer, fake_engine, running_se
 
 # The scorer takes longer to load than a page; the few tests that need it wait.
 COLD = EvaluationConfig(warm_at_start=False)
+_SCORED_S = 180
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,25 @@ async def upload(server: RunningServer, name: str, files: Files, token: str = ""
         response = await client.post(f"/v1/adapters/{name}/versions", files=parts, params=params)
         assert response.status_code == 201, response.text
         return dict(response.json())
+
+
+async def ask(server: RunningServer, num: int, **body: Any) -> None:
+    """Ask for as many summaries past the browser, one after the other."""
+    async with httpx.AsyncClient(base_url=server.http, timeout=_SCORED_S) as client:
+        for _ in range(num):
+            answer = await client.post("/v1/summarize", json={"text": "one two three", **body})
+            assert answer.status_code == 200, answer.text
+
+
+async def scored(server: RunningServer, label: str = "dialogsum:1") -> Mapping[str, float]:
+    """Have answers of an adapter scored, and return their means; from then on the scorer is there for others."""
+    await ask(server, 3, adapters=[label], references=["one two three"])
+    async with httpx.AsyncClient(base_url=server.http) as client, asyncio.timeout(_SCORED_S):
+        while True:
+            for entry in (await client.get("/v1/evaluations")).json()["evaluations"]:
+                if entry["adapters"] == label and entry["num_scored"] >= 3:
+                    return dict(entry["means"])
+            await asyncio.sleep(0.1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
