@@ -12,7 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.errors import AdapterError, StoreError
-from server.core.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError
+from server.core.errors import (
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from server.core.request import Conversation, Message
 from server.engine.fake import FakeEngineConfig
 from server.evaluation.config import EvaluationConfig
@@ -212,6 +218,22 @@ async def test_references_taken_and_not_scored_before_a_crash_are_scored_after_i
                 break
             await asyncio.sleep(0.02)
     assert figures.means == {"rouge1": 100.0}
+
+
+async def test_references_that_failed_to_be_scored_are_scored_once_they_can_be(
+    make_room: MakeRoom, ask: AskFor
+) -> None:
+    room = await make_room(evaluation=EvaluationConfig(store_texts=True, claim_lease_s=0.01, upkeep_every_s=0.05))
+    await answer(room, ask())
+    room.scorer.broken = True
+    with pytest.raises(InternalError):
+        await room.feedback.submit(ANYONE, "r", ["base: hello there"])
+    [figures] = await room.feedback.evaluations(ANYONE)
+    assert figures.totals.num_scored == 0
+    room.scorer.broken = False
+    async with asyncio.timeout(20):
+        while not (await room.feedback.evaluations(ANYONE))[0].totals.num_scored:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_request_whose_input_is_in_a_reference_set_is_scored(room: Room, ask: AskFor) -> None:
