@@ -23,7 +23,7 @@ from tests.fixtures.rollout_story import NAME, RolloutStory  # noqa: E402
 from tests.fixtures.running_server import running_server  # noqa: E402
 
 LIBRARY = Path(__file__).parents[2] / "adapters" / "library"
-# With less, ``dialogsum`` answers as the bare base does.
+# Of what the adapter adds to the base.
 LEFT = 0.02
 BATCH = 20
 MAX_NUM_CALLS = 1200

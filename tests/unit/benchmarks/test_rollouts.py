@@ -1,4 +1,4 @@
-"""The simulation of rollouts, small and with a fixed seed: wrong decisions stay within the promise, effects are found."""
+"""The simulation of rollouts, small and with a fixed seed: wrong decisions are few, and effects are found."""
 
 import json
 from pathlib import Path
@@ -31,10 +31,8 @@ def test_greater_effects_take_fewer_requests_and_are_found_the_right_way_round()
 
 def test_benchmark_writes_its_figures(tmp_path: Path) -> None:
     file = tmp_path / "rollouts.json"
-    main(
-        ["rollouts", "--num-rollouts", "4", "--num-requests", "60", "--percent", "50"]
-        + ["--effects", "12", "--json", str(file)]
-    )
+    arguments = "rollouts --num-rollouts 4 --num-requests 60 --percent 50 --effects 12 --json"
+    main([*arguments.split(), str(file)])
     figures = json.loads(file.read_text())
     assert figures["no_difference"][0]["num_rollouts"] == 4
     assert figures["effects"][0]["effect"] == 12

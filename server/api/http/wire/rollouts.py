@@ -1,6 +1,5 @@
 """Rollouts on the HTTP wire: what comes in and what goes out. Ranges are refused further down, with one wording."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Literal, cast
 
@@ -140,7 +139,7 @@ def rollout_wire(rollout: Rollout) -> RolloutWire:
                 "by": decision.by,
                 "action": decision.action,
                 "reason": decision.reason,
-                "data": dict(cast(Mapping[str, object], decision.data)),
+                "data": dict(decision.data),
             }
             for decision in rollout.decisions
         ],
