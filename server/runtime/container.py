@@ -150,16 +150,7 @@ class Container:
         settings, metrics, model_id = self._settings, self._metrics, self._engine.info.base.model_id
         store = await self._open_store()
         directory = self._directory = AdapterDirectory(self._registry, store, lambda: rollouts.routes)
-        self._upkeep = Upkeep(
-            self._registry,
-            self._key_ring,
-            store,
-            directory,
-            poll_s=settings.registry.poll_s,
-            sweep_every_s=settings.store.sweep_every_s,
-            sweep_grace_s=settings.store.sweep_grace_s,
-            also={"refreshing the rollouts": rollouts.refresh},
-        )
+        self._upkeep = self._make_upkeep(store, directory)
         catalog = AdapterCatalog(self._registry, store, directory, drain_s=settings.catalog.drain_s)
         feedback = FeedbackService(self._evaluation)
         health = HealthService(self._engine)
@@ -168,13 +159,7 @@ class Container:
             Quotas(),
             open_without_keys=may_run_open(settings.host, allow_open=settings.access.allow_open),
         )
-        self._shadows = Shadows(
-            rollouts,
-            self._engine,
-            metrics,
-            max_num_shadows=settings.rollouts.max_num_shadows,
-            timeout_s=settings.rollouts.shadow_timeout_s,
-        )
+        self._shadows = self._make_shadows()
         inference = InferenceService(
             self._engine,
             speech=BaseSpeech(
@@ -206,6 +191,34 @@ class Container:
             access=access,
             metrics=metrics,
             tracer=self._tracer,
+        )
+
+    def _make_upkeep(self, store: AdapterStore, directory: AdapterDirectory) -> Upkeep:
+        assert self._registry is not None
+        assert self._key_ring is not None
+        assert self._rollouts is not None
+        settings = self._settings
+        return Upkeep(
+            self._registry,
+            self._key_ring,
+            store,
+            directory,
+            poll_s=settings.registry.poll_s,
+            sweep_every_s=settings.store.sweep_every_s,
+            sweep_grace_s=settings.store.sweep_grace_s,
+            also={"refreshing the rollouts": self._rollouts.refresh},
+        )
+
+    def _make_shadows(self) -> Shadows:
+        assert self._engine is not None
+        assert self._rollouts is not None
+        config = self._settings.rollouts
+        return Shadows(
+            self._rollouts,
+            self._engine,
+            self._metrics,
+            max_num_shadows=config.max_num_shadows,
+            timeout_s=config.shadow_timeout_s,
         )
 
     def _make_rollouts(self) -> RolloutService:

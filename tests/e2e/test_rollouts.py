@@ -4,25 +4,31 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 import pytest_asyncio
 
+from medley.v1 import inference_pb2 as pb
+from medley.v1 import inference_pb2_grpc
 from server.service.rollouts import RolloutConfig
 from tests.fixtures.peft_files import lora_files
 from tests.fixtures.rollout_story import NAME, RolloutStory
-from tests.fixtures.running_server import fake_engine, running_server
+from tests.fixtures.running_server import RunningServer, fake_engine, running_server
 
 pytestmark = pytest.mark.slow
 
 
 @pytest_asyncio.fixture
-async def story(tmp_path: Path) -> AsyncIterator[RolloutStory]:
+async def server(tmp_path: Path) -> AsyncIterator[RunningServer]:
     engine = fake_engine(max_num_seqs=32, max_num_waiting=256)
-    async with (
-        running_server(tmp_path, engine, rollouts=RolloutConfig(look_s=0.05)) as server,
-        httpx.AsyncClient(base_url=server.http, timeout=30) as client,
-    ):
+    async with running_server(tmp_path, engine, rollouts=RolloutConfig(look_s=0.05)) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def story(server: RunningServer) -> AsyncIterator[RolloutStory]:
+    async with httpx.AsyncClient(base_url=server.http, timeout=30) as client:
         story = RolloutStory(client)
         assert await story.upload(lora_files(1), "stable") == 1
         assert await story.upload(lora_files(2)) == 2
@@ -103,6 +109,18 @@ async def test_key_stays_on_its_side_and_versions_named_take_no_part(story: Roll
     for _ in range(10):
         assert (await story.ask("hello", f"{NAME}:1"))["adapters"][0]["version"] == 1
     assert (await story.rollout(begun["id"]))["arms"] == before
+
+
+async def test_key_goes_over_grpc_as_well(story: RolloutStory, server: RunningServer) -> None:
+    await story.begin(2, percent=50, automatic=False)
+    async with grpc.aio.insecure_channel(server.grpc) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for user in map(str, range(12)):
+            side = (await story.ask("hello there", routing_key=user))["adapters"][0]["version"]
+            fields = {"adapters": [NAME], "routing_key": user}
+            summary = await stub.Summarize(pb.SummarizeRequest(text="hello", **fields))
+            pieces = [piece async for piece in stub.StreamGenerate(pb.StreamGenerateRequest(prompt="hello", **fields))]
+            assert summary.adapters[0].version == pieces[0].adapters[0].version == side
 
 
 async def test_alias_moved_by_hand_ends_the_rollout(story: RolloutStory) -> None:

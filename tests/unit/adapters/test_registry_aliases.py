@@ -102,3 +102,15 @@ def test_set_alias_refused_changes_nothing(news: Registry) -> None:
         news.set_alias("news", "b/c", 1, ANNA)
     assert news.resolve("news@stable").version == 1
     assert news.audit() == rows
+
+
+def test_alias_is_moved_only_from_where_it_is_expected(registry: Registry) -> None:
+    for number in (1, 2, 3):
+        add_version(registry, "a", number, "stable" if number == 1 else None)
+    assert registry.set_alias("a", "stable", 2, ANNA, expected=3).aliases == {"stable": 1}
+    assert registry.set_alias("a", "stable", 2, ANNA, expected=1).aliases == {"stable": 2}
+    num_changes = len(registry.audit(name="a"))
+    # Where it points there already nothing is to be done, as without an expectation.
+    assert registry.set_alias("a", "stable", 2, ANNA, expected=1).aliases == {"stable": 2}
+    assert registry.set_alias("a", "canary", 2, ANNA, expected=1).aliases == {"stable": 2}
+    assert len(registry.audit(name="a")) == num_changes
