@@ -34,7 +34,7 @@ export function Adapters() {
 function List({ adapters, words, order }) {
   const mayNotSeeAll = useMaySeeAll();
   const resident = useResident();
-  const traffic = useTraffic(!mayNotSeeAll);
+  const traffic = useTraffic(!mayNotSeeAll, adapters);
   if (adapters.length === 0) {
     return html`<${Empty} title="No adapters yet">
       The server answers with its base alone. <a href="#/upload">Upload</a> a PEFT folder, or run <code>medley adapters push</code>.
@@ -104,7 +104,7 @@ function Traffic({ of, most }) {
 }
 
 // Requests with an adapter, those with another beside it included.
-function useTraffic(isAllowed) {
+function useTraffic(isAllowed, adapters) {
   const { readings } = useFeed(isAllowed);
   const last = readings.at(-1);
   const first = readings.findLast((reading) => last.monotonicS - reading.monotonicS >= 30) ?? readings[0];
@@ -114,7 +114,7 @@ function useTraffic(isAllowed) {
     const sums = labels.map((label) => [last.figures.get(label).ended, last === first ? 0 : between(first, last, label).requestRate]);
     return { ended: sums.reduce((sum, [ended]) => sum + ended, 0), requestRate: sums.reduce((sum, [, perS]) => sum + perS, 0) };
   };
-  return { of, most: last ? Math.max(...[...last.figures].filter(([label]) => label !== ALL).map(([, figures]) => figures.ended), 0) : 0 };
+  return { of, most: last ? Math.max(0, ...adapters.map((adapter) => of(adapter.name).ended)) : 0 };
 }
 
 const isFound = (adapter, words) =>

@@ -5,7 +5,7 @@ import * as api from "../api.js";
 import { readyOf, useAdapters } from "../adapters_data.js";
 import { useMay } from "../session.js";
 import { Button, ErrorNote, Field, Heading, html, Note, say, Select } from "../view.js";
-import { count, duration, isPrompt, kind, score } from "../words.js";
+import { count, duration, isPrompt, score } from "../words.js";
 import { metricName } from "./quality.js";
 
 const MAX_NUM_LANES = 4;
@@ -34,7 +34,7 @@ export function Playground({ rest }) {
     if (why || isRunning) return;
     stop.current = new AbortController();
     setLanes(shown);
-    setResults(shown.map(() => ({ at: "running", text: "", sentMs: performance.now() })));
+    setResults(shown.map(() => ({ at: "running", text: "" })));
     const update = (index, change) => setResults((before) => before.map((old, i) => (i === index ? { ...old, ...change(old) } : old)));
     await Promise.all(shown.map((lane, i) => ask(bodyOf(text, reference, settings, lane), (c) => update(i, c), stop.current.signal)));
     say("All answers are there.");
@@ -102,15 +102,15 @@ function Lane({ number, lane, options, result, isLocked, onChange, onRemove }) {
 
 function Result({ result }) {
   if (!result) return html`<p class="answer waiting">The answer comes here.</p>`;
-  const { at, text, error, last, firstMs, endMs, sentMs } = result;
+  const { at, text, error, last } = result;
   const usage = last?.usage;
   return html`<p class=${`answer ${at}`} aria-busy=${at === "running" ? "true" : "false"}>${text || (at === "done" ? html`<em class="fine">an empty answer</em>` : "")}</p>
     <${ErrorNote} error=${error} />
     ${at === "stopped" && html`<p class="fine">Stopped.</p>`}
     <dl class="timings">
-      <div><dt>First token</dt><dd>${firstMs ? duration((firstMs - sentMs) / 1000) : "–"}</dd></div>
-      <div><dt>End to end</dt><dd>${endMs ? duration((endMs - sentMs) / 1000) : "–"}</dd></div>
-      <div><dt>On the server</dt><dd>${last?.timings ? duration(last.timings.e2e_ms / 1000) : "–"}</dd></div>
+      <div><dt>First token</dt><dd>${timing(last, "ttft_ms")}</dd></div>
+      <div><dt>End to end</dt><dd>${timing(last, "e2e_ms")}</dd></div>
+      <div><dt>In the queue</dt><dd>${timing(last, "queue_ms")}</dd></div>
       <div><dt>Tokens in / out</dt><dd>${usage ? `${count(usage.prompt_tokens)} / ${count(usage.completion_tokens)}` : "–"}</dd></div>
       <div><dt>Ended by</dt><dd>${last?.finish_reason ?? "–"}</dd></div>
       ${Object.entries(last?.scores ?? {}).map(([metric, value]) => html`<div key=${metric}><dt>${metricName(metric)}</dt><dd>${score(value)}</dd></div>`)}
@@ -118,18 +118,19 @@ function Result({ result }) {
     ${result.adapters && html`<p class="fine served">Served by ${result.adapters.length ? result.adapters.map((use) => `${use.name}:${use.version}`).join(" + ") : "the base"}</p>`}`;
 }
 
+// As the server measures them: what the network and the wait for scores take is in none of them.
+const timing = (last, name) => duration(last?.timings ? last.timings[name] / 1000 : null);
+
 async function ask(body, update, signal) {
   const onEvent = (event) =>
     update((old) => ({
       text: old.text + event.delta,
       adapters: event.adapters ?? old.adapters,
-      firstMs: old.firstMs ?? (event.delta ? performance.now() : undefined),
-      // The last piece may wait for scores; the answer itself ended before.
-      ...(event.finish_reason ? { last: event } : { lastMs: performance.now() }),
+      last: event.finish_reason ? event : null,
     }));
   try {
     await api.stream("/v1/summarize", body, onEvent, signal);
-    update((old) => ({ at: "done", endMs: old.lastMs ?? performance.now() }));
+    update(() => ({ at: "done" }));
   } catch (error) {
     update(() => (error.name === "AbortError" ? { at: "stopped" } : { at: "failed", error }));
   }
@@ -159,7 +160,7 @@ function optionsOf(adapters) {
     const names = [adapter.name];
     for (const alias of Object.keys(adapter.aliases).sort()) if (alias !== "stable") names.push(`${adapter.name}@${alias}`);
     if (ready.length > 1) names.push(...ready.map((version) => `${adapter.name}:${version.version}`));
-    (isPrompts ? prompts : weights).push(...names.map((name) => [name, name === adapter.name ? `${name} (${kind(ready.at(-1).kind)})` : name]));
+    (isPrompts ? prompts : weights).push(...names.map((name) => [name, name]));
   }
   return { weights, prompts };
 }
