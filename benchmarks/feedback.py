@@ -197,7 +197,7 @@ class FeedbackResult:
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``feedback`` to the benchmarks' command line."""
     parser = commands.add_parser("feedback", help="serving latency beside references at 100 a second")
-    parser.add_argument("--engine", choices=["native", "fake"], default=Plan.engine)
+    parser.add_argument("--engine", choices=["native", "fake"], default=Plan().engine)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--rounds", type=int, help="rounds of one run without and one with feedback (default 5)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 20)")
@@ -319,7 +319,8 @@ class _Measuring:
         return round(sum(map(float, values)))
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def plan_of(arguments: argparse.Namespace) -> Plan:
+    """Return what the command line asks for."""
     given = {
         "engine": arguments.engine,
         "num_rounds": arguments.rounds,
@@ -329,9 +330,11 @@ def _run(arguments: argparse.Namespace) -> None:
         "mix": FAKE_MIX if arguments.engine == "fake" else None,
     }
     base = replace(Plan(), **QUICK) if arguments.quick else Plan()
-    result = run_feedback(
-        replace(base, **{key: value for key, value in given.items() if value is not None}), arguments.rate
-    )
+    return replace(base, **{key: value for key, value in given.items() if value is not None})
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    result = run_feedback(plan_of(arguments), arguments.rate)
     for key, figure in result.headline().items():
         _say(f"{key}: {figure:.3f}")
     if arguments.json:

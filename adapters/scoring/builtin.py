@@ -15,7 +15,7 @@ _Score = Callable[[str, Sequence[str], str], dict[str, float]]
 def load_rouge() -> _Score:
     """Return ROUGE-1/2/L/Lsum in percent, the best reference for each, as :class:`adapters.scoring.RougeScorer` has it.
 
-    By ``rouge_score`` itself: what ``evaluate`` adds for one text (a table written and read) takes five times as long
+    By ``rouge_score`` itself: what ``evaluate`` adds for one text (a table written and read) takes ten times as long
     as the scores, which counts where a server scores a hundred texts a second.
     """
     from rouge_score.rouge_scorer import RougeScorer

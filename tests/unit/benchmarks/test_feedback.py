@@ -1,5 +1,6 @@
 """What the feedback benchmark makes of its runs; and one run, whole, on the fake engine."""
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("psutil", reason="reads the server's processor time")
 
 from benchmarks.__main__ import main  # noqa: E402
-from benchmarks.feedback import ALONE, BESIDE, FeedbackResult, Plan, Run  # noqa: E402
+from benchmarks.feedback import ALONE, BESIDE, FeedbackResult, Plan, Run, add_command, plan_of  # noqa: E402
 from benchmarks.feedback_sender import FeedbackOutcome  # noqa: E402
 
 SENT = FeedbackOutcome(num_sent=200, codes={"OK": 190, "RESOURCE_EXHAUSTED": 10}, latencies_ms=[5.0] * 190)
@@ -55,6 +56,20 @@ def test_headline_without_any_scores_is_still_told(result: FeedbackResult) -> No
     runs = [replace(each, feedback=silent if each.feedback else None) for each in result.runs]
     headline = replace(result, runs=runs).headline()
     assert (headline["num_scored"], headline["feedback_p99_ms"]) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], Plan()),
+        (["--quick", "--rounds", "3"], replace(Plan(), seconds=8.0, num_rounds=3)),
+        (["--engine", "fake", "--seed", "0"], replace(Plan(), engine="fake", mix="base")),
+    ],
+)
+def test_plan_is_what_the_command_line_asks_for(options: list[str], expected: Plan) -> None:
+    parser = argparse.ArgumentParser()
+    add_command(parser.add_subparsers())
+    assert plan_of(parser.parse_args(["feedback", *options])) == expected
 
 
 @pytest.mark.slow

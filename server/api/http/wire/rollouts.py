@@ -15,7 +15,7 @@ from server.evaluation.rollouts.records import Mode, Rollout, Terms
 _DEFAULTS = Terms()
 _MAX_VERSION = 999_999_999
 
-RolloutPath = Annotated[str, Path(description="Id of the rollout.", json_schema_extra={"maxLength": 32})]
+RolloutPath = Annotated[str, Path(description="Id of the rollout.", json_schema_extra={"pattern": "^ro_[0-9a-f]{20}$"})]
 
 
 class RolloutBody(WireModel):

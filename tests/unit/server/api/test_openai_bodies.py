@@ -291,7 +291,7 @@ class TestChat:
 
 
 class TestForeignFields:
-    @pytest.mark.parametrize("field", ["user", "metadata", "service_tier", "session_id"])
+    @pytest.mark.parametrize("field", ["metadata", "service_tier", "session_id"])
     def test_field_without_bearing_is_dropped(self, field: str) -> None:
         assert completion(**{field: "anything"}) == completion()
 

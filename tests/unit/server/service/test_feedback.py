@@ -84,7 +84,7 @@ async def test_answers_are_scored_by_what_their_adapters_ask_for(room: Room, ask
     for number, adapters in enumerate(((), ("translator",), ("translator", "soft"))):
         await answer(room, ask(request_id=f"r{number}", adapters=adapters, references=("x",)))
     await until_scored(room, 3)
-    assert room.scorer.asked[-3:] == [("rouge",), ("bleu", "chrf", "rouge"), ("bleu", "chrf", "rouge", "exact_match")]
+    assert room.scorer.asked[-3:] == [("rouge",), ("bleu", "chrf", "rouge"), ("exact_match", "bleu", "chrf", "rouge")]
 
 
 async def test_slow_scorer_delays_neither_text_nor_other_requests(make_room: MakeRoom, ask: AskFor) -> None:

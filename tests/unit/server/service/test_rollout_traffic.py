@@ -135,7 +135,7 @@ async def test_shadow_runs_beside_is_scored_and_counts_apart(room: Room, ask: As
     assert arms(noted) == {Arm.STABLE: 6, Arm.SHADOW: 6}
     assert all(outcome.scores for outcome in noted)
     assert room.counted("medley_requests_total", adapters="a") == 6
-    assert room.counted("medley_requests_total", adapters="a~shadow") == 6
+    await until(lambda: room.counted("medley_requests_total", adapters="a~shadow") == 6)
     await until(room.nothing_left)
 
 
@@ -144,8 +144,8 @@ async def test_shadow_of_a_pair_runs_with_the_same_soft_prompt(room: Room, ask: 
     await room.upload(prompt_files(), "soft", "stable")
     await answer(room, ask, adapters=("soft", "a"))
     await until(lambda: len(room.rollout_outcomes(rollout.rollout_id)) == 2)
-    labels = {finished.adapters for _, finished in room.feedback._window._requests.values()}
-    assert labels == {"soft:1+a:1", "soft:1+a:2"}
+    labels = {figures.adapters for figures in await room.feedback.evaluations(ANYONE)}
+    assert labels == {"a:1+soft:1", "a:2+soft:1"}
 
 
 async def test_shadows_beyond_the_room_are_dropped_and_counted_and_nobody_waits(
