@@ -59,7 +59,7 @@ class AdapterTiers(Generic[Payload]):
             self._stream.synchronize()
             # The steps read it on their own stream, of which the allocator of this one knows nothing.
             keep_for(payload, torch.cuda.default_stream(self._device))
-        self.load_times.observe(time.monotonic() - begun_s)
+        self.load_times.observe(time.monotonic() - begun_s, adapter.digest)
         return payload
 
     def fetch(self, adapter: ResolvedAdapter) -> None:
