@@ -118,6 +118,8 @@ class Reports:
             .group_by(of.adapters)
             .order_by(sa.func.max(of.finished_s).desc())
         )
+        if adapter:  # roughly, so that the rest is not counted for nothing
+            query = query.where(of.adapters.contains(adapter, autoescape=True))
         rows = [row for row in connection.execute(query) if not adapter or _is_of(row[0], adapter)]
         return {label: Totals(num, int(errors), scored) for label, num, errors, scored in rows[: self._max_num_labels]}
 

@@ -18,6 +18,7 @@ from server.evaluation.records import Entry, Record, hash_texts
 from server.evaluation.schema import REQUESTS, SCORES, SCRIPTS, VERSION_TABLE
 
 _MAX_NUM_IDS = 500
+_MAX_NUM_GONE = 1000
 _NUL = "\x00"
 
 
@@ -113,15 +114,22 @@ class EvaluationStore:
             StoreError: If the database cannot be written.
         """
         newest = sa.select(REQUESTS.c.finished_s).order_by(REQUESTS.c.finished_s.desc())
-        with as_store_error(), self.writer.begin() as connection:
+        with as_store_error(), self.reader.begin() as connection:
             # The newest one that is one too many; it goes, with all before it.
             first_s = connection.execute(newest.offset(max_num).limit(1)).scalar()
-            gone = REQUESTS.c.finished_s < self._clock() - max_age_s
-            if first_s is not None:
-                gone |= REQUESTS.c.finished_s <= first_s
-            keys = sa.select(REQUESTS.c.key).where(gone)
-            connection.execute(sa.delete(SCORES).where(SCORES.c.key.in_(keys)))
-            num_gone: int = connection.execute(sa.delete(REQUESTS).where(gone)).rowcount
+        gone = REQUESTS.c.finished_s < self._clock() - max_age_s
+        if first_s is not None:
+            gone |= REQUESTS.c.finished_s <= first_s
+        some = sa.select(REQUESTS.c.key).where(gone).order_by(REQUESTS.c.finished_s).limit(_MAX_NUM_GONE)
+        num_gone, is_more = 0, True
+        while is_more:
+            # A few at a time: on SQLite all other writers wait meanwhile.
+            with as_store_error(), self.writer.begin() as connection:
+                keys = connection.execute(some).scalars().all()
+                connection.execute(sa.delete(SCORES).where(SCORES.c.key.in_(keys)))
+                connection.execute(sa.delete(REQUESTS).where(REQUESTS.c.key.in_(keys)))
+            num_gone += len(keys)
+            is_more = len(keys) == _MAX_NUM_GONE
         return num_gone
 
     def rollout_outcomes(self, rollout_id: str) -> Sequence[RolloutOutcome]:

@@ -4,6 +4,7 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.errors import StoreError
+from server.evaluation import store as store_module
 from server.evaluation.outcome import Arm, RolloutOutcome, RolloutPart
 from server.evaluation.records import Entry, Record, hash_text
 from server.evaluation.schema import METADATA, REQUESTS, SCORES
@@ -116,7 +117,10 @@ def test_texts_of_every_kind_are_kept(open_store: OpenStore) -> None:
     assert store.find("me", ["r"])["r"].outcome.text == text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
-def test_trim_removes_the_old_and_the_too_many_with_their_scores(open_store: OpenStore, clock: Clock) -> None:
+def test_trim_removes_the_old_and_the_too_many_with_their_scores(
+    open_store: OpenStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MAX_NUM_GONE", 2)
     store = open_store()
     for age_s in range(10):
         record = record_of(request_id=f"r{age_s}", finished_s=clock.now_s - age_s)
