@@ -9,6 +9,7 @@ from server.core.errors import InvalidArgumentError
 
 DEFAULT_METRIC = "rougeL"
 MAX_NUM_REQUESTS = 50_000
+ROLLOUT_ID_PATTERN = r"ro_[0-9a-f]{20}"
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 

@@ -5,6 +5,7 @@ several servers that would decide, one does, and a crash leaves neither without 
 figures. Methods may be called from any thread; those that do not say "from memory" wait for the database.
 """
 
+import re
 import threading
 import time
 import uuid
@@ -17,7 +18,7 @@ from adapters.database import as_store_error, open_database
 from adapters.errors import IdempotencyConflictError
 from adapters.registry_records import Change, check_key
 from server.core.errors import FailedPreconditionError, NotFoundError
-from server.evaluation.rollouts.records import Action, Arms, Decision, Plan, Rollout, State, Verdict
+from server.evaluation.rollouts.records import ROLLOUT_ID_PATTERN, Action, Arms, Decision, Plan, Rollout, State, Verdict
 from server.evaluation.rollouts.routing import RouteTable, route_table
 from server.evaluation.rollouts.rows import decision_row, plan_of, read_rollouts
 from server.evaluation.rollouts.schema import COUNTER, DECISIONS, ROLLOUTS, SCRIPTS, VERSION_TABLE
@@ -125,11 +126,13 @@ class RolloutStore:
             NotFoundError: If the adapter has none of this id.
             StoreError: If the database cannot be read.
         """
+        if not re.fullmatch(ROLLOUT_ID_PATTERN, rollout_id):
+            raise _no_rollout()  # a caller's text may hold what a database cannot compare
         is_it = (ROLLOUTS.c.adapter == adapter, ROLLOUTS.c.rollout_id == rollout_id)
         with as_store_error(), self._reader.begin() as connection:
             found = read_rollouts(connection, *is_it, limit=1)
         if not found:
-            raise NotFoundError("the adapter has no rollout of this id", param="rollout_id")
+            raise _no_rollout()
         return found[0]
 
     def list(self, adapter: str) -> tuple[Rollout, ...]:
@@ -201,6 +204,10 @@ class RolloutStore:
                 connection.execute(sa.insert(DECISIONS).values(decision_row(rollout_id, decision)))
         self.refresh()
         return is_changed
+
+
+def _no_rollout() -> NotFoundError:
+    return NotFoundError("the adapter has no rollout of this id", param="rollout_id")
 
 
 def _count_change(connection: sa.Connection) -> None:

@@ -10,12 +10,14 @@ from typing_extensions import TypedDict
 from adapters.manifest import NAME_PATTERN
 from adapters.registry import DEFAULT_ALIAS
 from server.api.http.wire.fields import WireModel
-from server.evaluation.rollouts.records import Mode, Rollout, Terms
+from server.evaluation.rollouts.records import ROLLOUT_ID_PATTERN, Mode, Rollout, Terms
 
 _DEFAULTS = Terms()
 _MAX_VERSION = 999_999_999
 
-RolloutPath = Annotated[str, Path(description="Id of the rollout.", json_schema_extra={"pattern": "^ro_[0-9a-f]{20}$"})]
+RolloutPath = Annotated[
+    str, Path(description="Id of the rollout.", json_schema_extra={"pattern": f"^{ROLLOUT_ID_PATTERN}$"})
+]
 
 
 class RolloutBody(WireModel):

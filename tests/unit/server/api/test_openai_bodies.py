@@ -1,6 +1,7 @@
 """What callers of the OpenAI routes may write, and the requests it becomes."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -290,8 +291,15 @@ class TestChat:
         assert len(chat(messages=[USER, said, USER]).messages) == 3
 
 
+class TestRoutingKey:
+    @pytest.mark.parametrize("make", [completion, chat])
+    def test_user_is_the_routing_key_unless_one_is_given(self, make: Callable[..., CompletionBody | ChatBody]) -> None:
+        given = [{}, {"user": "anna"}, {"routing_key": "k"}, {"user": "anna", "routing_key": "k"}, {"user": None}]
+        assert [requests(make(**fields))[0].routing_key for fields in given] == ["", "anna", "k", "k", ""]
+
+
 class TestForeignFields:
-    @pytest.mark.parametrize("field", ["metadata", "service_tier", "session_id"])
+    @pytest.mark.parametrize("field", ["safety_identifier", "metadata", "service_tier", "session_id"])
     def test_field_without_bearing_is_dropped(self, field: str) -> None:
         assert completion(**{field: "anything"}) == completion()
 

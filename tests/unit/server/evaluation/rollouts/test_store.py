@@ -117,7 +117,7 @@ def test_end_is_kept_with_its_figures_and_reason_and_newest_comes_first(
 
 def test_rollout_of_another_adapter_is_not_found(store: RolloutStore) -> None:
     begun = store.create(PLAN, ANNA)
-    for adapter, rollout_id in (("other", begun.rollout_id), ("tweets", "ro_none")):
+    for adapter, rollout_id in (("other", begun.rollout_id), ("tweets", "ro_" + "0" * 20), ("tweets", "ro_\0")):
         with pytest.raises(NotFoundError):
             store.get(adapter, rollout_id)
 
