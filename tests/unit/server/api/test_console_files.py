@@ -38,6 +38,12 @@ def test_page_has_nothing_inline() -> None:
     assert [found for found in re.findall(r"<script([^>]*)>", index) if 'src="/console/' not in found] == []
 
 
+def test_page_names_every_module_so_that_none_waits_for_another() -> None:
+    index = (CONSOLE / "page" / "index.html").read_text("utf-8")
+    named = re.findall(r'(?:href|src)="/console/([^"]+\.js)"', index)
+    assert sorted(named) == sorted(path for path in read_console().assets if path.endswith(".js"))
+
+
 def test_every_imported_file_is_there() -> None:
     for path in [*OWN, *VENDOR.glob("*.js")]:
         if path.suffix == ".js":

@@ -64,7 +64,9 @@ function Scores({ entries, metric, windowS, numWindows }) {
   const ranked = useMemo(() => [...entries].sort((a, b) => b.num_scored - a.num_scored || a.adapters.localeCompare(b.adapters)), [entries]);
   const labels = chosen ?? ranked.slice(0, 4).map((entry) => entry.adapters);
   const toggle = (label) => setChosen(labels.includes(label) ? labels.filter((other) => other !== label) : [...labels, label]);
-  return html`<${Course} entries=${ranked.filter((entry) => labels.includes(entry.adapters))} metric=${metric} windowS=${windowS} numWindows=${numWindows} />
+  // In the order of their names, so that no line takes another's colour when one has been scored more often.
+  const drawn = entries.filter((entry) => labels.includes(entry.adapters)).sort((a, b) => a.adapters.localeCompare(b.adapters));
+  return html`<${Course} entries=${drawn} metric=${metric} windowS=${windowS} numWindows=${numWindows} />
     <section class="card flush" aria-labelledby="all-time">
       <div class="card-head"><h2 id="all-time">${metricName(metric)} so far</h2></div>
       <${Table} caption="Scores" columns=${columnsOf(metric, labels, toggle)} rows=${ranked} keyOf=${(entry) => entry.adapters} />

@@ -18,7 +18,7 @@ const VERDICTS = {
   WORSE: ["bad", "candidate is worse"],
   GUARD_RAIL: ["bad", "guard rail broken"],
 };
-const ARMS = ["stable", "candidate", "shadow"];
+const ARMS = ["stable", "candidate"];
 // Asked for by adapter, so many adapters are asked about a few at a time.
 const NUM_AT_ONCE = 4;
 
@@ -128,13 +128,16 @@ function Decisions({ decisions }) {
           <span>
             <b>${decision.action.replaceAll("_", " ")}</b> <span class="fine">by ${decision.by}</span>
             ${decision.reason && html`<br />${sentence(decision.reason)}`}
-            ${Object.keys(decision.data ?? {}).length > 0 && html`<br /><code class="data">${JSON.stringify(decision.data)}</code>`}
+            ${Object.keys(decision.data ?? {}).length > 0 && html`<br /><code class="data">${JSON.stringify(decision.data, shortened)}</code>`}
           </span>
         </li>`,
       )}
     </ol>
   </details>`;
 }
+
+// A mean to fifteen digits hides what it says.
+const shortened = (key, value) => (typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(5)) : value);
 
 function End({ what, rollout, mayNot, onClose }) {
   const isPromotion = what === "promote";
