@@ -95,8 +95,7 @@ def fit(
         return length_batches(drawn, recipe.batch_tokens, limits, base.tokenizer.pad_token_id, seed, join=join)
 
     def evaluate(_step: int) -> dict[str, float]:
-        prompts = [case.prompt for case in splits.held_out]
-        answers = answers_of_model(base, model, prompts, recipe.data.max_new_tokens)
+        answers = answers_of_model(base, model, [case.prompt for case in splits.held_out], recipe.data.max_new_tokens)
         return measure(answers_meant(answers, splits.held_out, recipe), splits.held_out, scorer)
 
     trainer = Trainer(
@@ -118,7 +117,6 @@ def fit(
     shutil.copytree(trainer.folder.best(state.best_step), places.out, dirs_exist_ok=True)
     answers = answers_of_all(recipe, prepared, places.out, splits.validation)
     table = {name: measure(texts, splits.validation, scorer) for name, texts in answers.items()}
-    samples = zip(splits.validation[: recipe.adapter.num_samples], answers["adapter"], strict=False)
     form.label(recipe.adapter, table["adapter"], places.out)
     facts = AdapterFacts(
         recipe=recipe,
@@ -130,7 +128,7 @@ def fit(
         num_steps=state.step,
         num_tokens=state.num_tokens,
         elapsed_s=state.elapsed_s,
-        samples=[Sample(case.references[0], answer) for case, answer in samples],
+        samples=samples_of(splits.validation[: recipe.adapter.num_samples], answers["adapter"]),
     )
     (places.out / "card.md").write_text(adapter_card(facts, table), encoding="utf-8")
     draw_loss_curve(trainer.folder.log, places.run / "loss.png", recipe.adapter.name)
@@ -144,6 +142,15 @@ def measure(answers: Sequence[str], cases: Sequence[Case], scorer: RougeScorer) 
     """
     scores = scorer.score_corpus(answers, [case.references for case in cases])
     return {name: round(scores[name], 2) for name in SCORES}
+
+
+def samples_of(cases: Sequence[Case], answers: Sequence[str]) -> list[Sample]:
+    """Return the first answers, as many as there are cases, each beside its case's first reference.
+
+    Raises:
+        Nothing.
+    """
+    return [Sample(case.references[0], answer) for case, answer in zip(cases, answers, strict=False)]
 
 
 def answers_of_all(
