@@ -16,7 +16,10 @@ from tests.fixtures.running_server import RunningServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-NOT_IN_THE_DOCUMENT = {("GET", "/docs"), ("GET", "/docs/assets/{path}"), ("GET", "/openapi.json")}
+NOT_IN_THE_DOCUMENT = {
+    *(("GET", "/docs"), ("GET", "/docs/assets/{path}"), ("GET", "/openapi.json")),
+    *(("GET", "/console"), ("GET", "/console/{path}")),
+}
 ROUTES = sorted(set(HTTP_RULES) - NOT_IN_THE_DOCUMENT)
 Document = dict[str, Any]
 
