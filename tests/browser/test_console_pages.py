@@ -15,6 +15,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.asyncio(loop_sc
 USABLE_S = 5.0
 """Generous: the machine that runs this may be busy. What it takes on a quiet one is in docs/console.md."""
 
+# From the start of a visit until an adapter can be chosen, as the page sees it: a look from outside comes late.
+NOTE_WHEN_USABLE = """window.usableMs = new Promise((resolve) => {
+    new MutationObserver((_, observer) => {
+        if (!document.querySelector("a.name")) return;
+        observer.disconnect();
+        requestAnimationFrame(() => resolve(performance.now()));
+    }).observe(document, { childList: true, subtree: true });
+});"""
+
 PAGES = {
     "adapters": "dialogsum",
     "adapters/dialogsum": "nightly",
@@ -130,10 +139,10 @@ async def test_page_is_usable_soon(browser: Browser, server: RunningServer) -> N
     times_s = []
     for _ in range(3):
         async with visit(browser) as opened:
-            began = time.perf_counter()
+            await opened.page.add_init_script(NOTE_WHEN_USABLE)
             await opened.page.goto(f"{server.http}/console", wait_until="commit")
             await opened.page.get_by_role("link", name="dialogsum").wait_for()
-            times_s.append(time.perf_counter() - began)
+            times_s.append(await opened.page.evaluate("window.usableMs") / 1000)
     assert sorted(times_s)[1] < USABLE_S
 
 
