@@ -135,7 +135,9 @@ class RolloutService:
         self._registry.get(name)
         return await asyncio.to_thread(lambda: self._with_figures(self._store.get(name, rollout_id)))
 
-    async def promote(self, principal: Principal, name: str, rollout_id: str, idempotency_key: str = "") -> Rollout:
+    async def promote(
+        self, principal: Principal, name: str, rollout_id: str, *, reason: str = "", idempotency_key: str = ""
+    ) -> Rollout:
         """Point the alias at the candidate, whatever the figures say, and return the rollout.
 
         Raises:
@@ -150,7 +152,9 @@ class RolloutService:
         rollout = await self.get(principal, name, rollout_id)
         return await asyncio.to_thread(self._gate.promote, rollout, change, reason)
 
-    async def roll_back(self, principal: Principal, name: str, rollout_id: str, idempotency_key: str = "") -> Rollout:
+    async def roll_back(
+        self, principal: Principal, name: str, rollout_id: str, *, reason: str = "", idempotency_key: str = ""
+    ) -> Rollout:
         """End a rollout with the alias where it is and return it.
 
         Raises:
