@@ -22,6 +22,7 @@ from server.observability.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 SERVER = "server"
+BY_HAND = "by hand"
 
 
 class RolloutGate:
@@ -74,7 +75,7 @@ class RolloutGate:
         outcomes = self._outcomes.rollout_outcomes(rollout.rollout_id)
         return judge(rollout.plan, outcomes, rollout.verdict)
 
-    def promote(self, rollout: Rollout, change: Change) -> Rollout:
+    def promote(self, rollout: Rollout, change: Change, reason: str = BY_HAND) -> Rollout:
         """Point the alias at the candidate, by hand, and return the rollout; one that is promoted stays as it is.
 
         Raises:
@@ -82,13 +83,13 @@ class RolloutGate:
             StoreError: If the database cannot be written.
         """
         if rollout.state is State.RUNNING and rollout.promotion is None:
-            self._promote(rollout, self.judgement(rollout), change.who, "by hand", change.origin)
+            self._promote(rollout, self.judgement(rollout), change.who, reason, change.origin)
         ended = self._carried_out(rollout)
         if ended.state is not State.PROMOTED:
             raise FailedPreconditionError(_why_not(ended))
         return ended
 
-    def roll_back(self, rollout: Rollout, change: Change) -> Rollout:
+    def roll_back(self, rollout: Rollout, change: Change, reason: str = BY_HAND) -> Rollout:
         """End a rollout with the alias where it is, by hand, and return it; one that is rolled back stays as it is.
 
         Raises:
@@ -96,7 +97,7 @@ class RolloutGate:
             StoreError: If the database cannot be written.
         """
         if rollout.state is State.RUNNING and rollout.promotion is None:
-            self._finish(rollout, self.judgement(rollout), State.ROLLED_BACK, change.who, "by hand")
+            self._finish(rollout, self.judgement(rollout), State.ROLLED_BACK, change.who, reason)
         ended = self._carried_out(rollout)
         if ended.state is not State.ROLLED_BACK:
             raise FailedPreconditionError(_why_not(ended))

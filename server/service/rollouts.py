@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from adapters.errors import AdapterError
 from adapters.registry import AdapterRecord, Change, Registry
-from adapters.registry_records import aliased_version, check_ready, find_version, no_adapter
+from adapters.registry_records import aliased_version, check_key, check_ready, check_text, find_version, no_adapter
 from server.core.errors import FailedPreconditionError, InvalidArgumentError
 from server.core.principal import Principal
 from server.evaluation.rollouts.records import Plan, Rollout, State, Terms
 from server.evaluation.rollouts.store import RolloutStore
 from server.observability.metrics import Metrics
-from server.service.rollout_gate import RolloutGate, tell
+from server.service.rollout_gate import BY_HAND, RolloutGate, tell
 
 _log = logging.getLogger(__name__)
 # Judging thousands of requests takes a while: no more than this share of one processor's time goes into it.
@@ -135,27 +135,39 @@ class RolloutService:
         self._registry.get(name)
         return await asyncio.to_thread(lambda: self._with_figures(self._store.get(name, rollout_id)))
 
-    async def promote(self, principal: Principal, name: str, rollout_id: str) -> Rollout:
+    async def promote(
+        self, principal: Principal, name: str, rollout_id: str, *, reason: str = "", idempotency_key: str = ""
+    ) -> Rollout:
         """Point the alias at the candidate, whatever the figures say, and return the rollout.
 
         Raises:
+            InvalidAdapterReferenceError: If the key is not well formed.
+            InvalidAdapterError: If the reason cannot be kept.
             NotFoundError: If there is no such rollout for the caller.
             FailedPreconditionError: If it has ended otherwise, or the alias was moved meanwhile.
             StoreError: If the database cannot be written.
         """
+        check_key(idempotency_key)  # and no more: the same decision again changes nothing, under any key
+        change, reason = Change(principal.who, principal.origin), check_text(reason, "reason") or BY_HAND
         rollout = await self.get(principal, name, rollout_id)
-        return await asyncio.to_thread(self._gate.promote, rollout, Change(principal.who, principal.origin))
+        return await asyncio.to_thread(self._gate.promote, rollout, change, reason)
 
-    async def roll_back(self, principal: Principal, name: str, rollout_id: str) -> Rollout:
+    async def roll_back(
+        self, principal: Principal, name: str, rollout_id: str, *, reason: str = "", idempotency_key: str = ""
+    ) -> Rollout:
         """End a rollout with the alias where it is and return it.
 
         Raises:
+            InvalidAdapterReferenceError: If the key is not well formed.
+            InvalidAdapterError: If the reason cannot be kept.
             NotFoundError: If there is no such rollout for the caller.
             FailedPreconditionError: If it has ended otherwise, or is being promoted.
             StoreError: If the database cannot be written.
         """
+        check_key(idempotency_key)  # and no more: the same decision again changes nothing, under any key
+        change, reason = Change(principal.who, principal.origin), check_text(reason, "reason") or BY_HAND
         rollout = await self.get(principal, name, rollout_id)
-        return await asyncio.to_thread(self._gate.roll_back, rollout, Change(principal.who, principal.origin))
+        return await asyncio.to_thread(self._gate.roll_back, rollout, change, reason)
 
     def _with_figures(self, rollout: Rollout) -> Rollout:
         if rollout.state is not State.RUNNING:

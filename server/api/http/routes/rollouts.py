@@ -7,13 +7,13 @@ from fastapi import APIRouter
 from server.api.http.call import Calling
 from server.api.http.errors import refusals
 from server.api.http.wire.adapter_bodies import IdempotencyKey, NamePath
-from server.api.http.wire.rollouts import RolloutBody, RolloutList, RolloutPath, RolloutWire, rollout_wire
+from server.api.http.wire.rollouts import DecisionBody, RolloutBody, RolloutList, RolloutPath, RolloutWire, rollout_wire
 from server.core.errors import ErrorCode
 from server.service.rollouts import RolloutService
 
 _UNKNOWN = refusals(ErrorCode.NOT_FOUND)
 _BEGINS = refusals(ErrorCode.NOT_FOUND, ErrorCode.ALREADY_EXISTS, ErrorCode.FAILED_PRECONDITION, with_body=True)
-_DECIDES = refusals(ErrorCode.NOT_FOUND, ErrorCode.FAILED_PRECONDITION)
+_DECIDES = refusals(ErrorCode.NOT_FOUND, ErrorCode.FAILED_PRECONDITION, with_body=True)
 
 
 def rollout_routes(rollouts: RolloutService) -> APIRouter:
@@ -46,13 +46,27 @@ def rollout_routes(rollouts: RolloutService) -> APIRouter:
         return rollout_wire(await rollouts.get(principal, name, rollout_id))
 
     @router.post("/v1/adapters/{name}/rollouts/{rollout_id}/promote", responses=_DECIDES)
-    async def promote_rollout(principal: Calling, name: NamePath, rollout_id: RolloutPath) -> RolloutWire:
+    async def promote_rollout(
+        principal: Calling,
+        name: NamePath,
+        rollout_id: RolloutPath,
+        body: DecisionBody | None = None,
+        key: IdempotencyKey = "",
+    ) -> RolloutWire:
         """Point the alias at the candidate, whatever the figures say; once promoted, this changes nothing."""
-        return rollout_wire(await rollouts.promote(principal, name, rollout_id))
+        reason = "" if body is None else body.reason
+        return rollout_wire(await rollouts.promote(principal, name, rollout_id, reason=reason, idempotency_key=key))
 
     @router.post("/v1/adapters/{name}/rollouts/{rollout_id}/rollback", responses=_DECIDES)
-    async def roll_back_rollout(principal: Calling, name: NamePath, rollout_id: RolloutPath) -> RolloutWire:
+    async def roll_back_rollout(
+        principal: Calling,
+        name: NamePath,
+        rollout_id: RolloutPath,
+        body: DecisionBody | None = None,
+        key: IdempotencyKey = "",
+    ) -> RolloutWire:
         """End the rollout with the alias where it is; once rolled back, this changes nothing."""
-        return rollout_wire(await rollouts.roll_back(principal, name, rollout_id))
+        reason = "" if body is None else body.reason
+        return rollout_wire(await rollouts.roll_back(principal, name, rollout_id, reason=reason, idempotency_key=key))
 
     return router

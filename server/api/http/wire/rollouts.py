@@ -58,6 +58,12 @@ class RolloutBody(WireModel):
         )
 
 
+class DecisionBody(WireModel):
+    """Why somebody decides."""
+
+    reason: str = Field("", max_length=1000, description="For people; kept with the decision.")
+
+
 class ArmWire(TypedDict):
     """One side; what nothing is known of is null."""
 

@@ -84,12 +84,22 @@ async def test_same_key_again_gives_the_first_rollout(client: httpx.AsyncClient)
     await end(client, first.json())
 
 
+async def test_reason_of_a_decision_by_hand_is_kept(client: httpx.AsyncClient) -> None:
+    begun = (await begin(client)).json()
+    path = f"{ROLLOUTS}/{begun['id']}/rollback"
+    refused = await client.post(path, json={"reason": "no \0"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "INVALID_ARGUMENT")
+    answer = await client.post(path, json={"reason": "the names are wrong"})
+    assert answer.json()["decisions"][-1]["reason"] == "the names are wrong"
+
+
 async def test_promotion_by_hand_moves_the_alias_once(client: httpx.AsyncClient) -> None:
     begun = (await begin(client, alias="next", candidate=1)).json()
     for _ in range(2):
         answer = await client.post(f"{ROLLOUTS}/{begun['id']}/promote")
         assert (answer.status_code, answer.json()["state"]) == (200, "promoted")
     assert (await client.get("/v1/adapters/a")).json()["aliases"]["next"] == 1
+    assert answer.json()["decisions"][-1]["reason"] == "by hand"
     refused = await client.post(f"{ROLLOUTS}/{begun['id']}/rollback")
     assert (refused.status_code, refused.json()["error"]["code"]) == (412, "FAILED_PRECONDITION")
 

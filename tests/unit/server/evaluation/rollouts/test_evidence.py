@@ -113,3 +113,12 @@ def test_mean_is_above_a_bound_only_when_it_is() -> None:
         num_wrong += any(is_mean_above(values[:num_seen], 0.05, error_rate=0.01) for num_seen in range(20, 601, 20))
     assert num_wrong <= 4
     assert is_mean_above((draws.random(100) < 0.4).astype(float), 0.05, error_rate=0.01)
+
+
+def test_bound_far_from_the_means_is_looked_at_as_well() -> None:
+    # Dealt evenly where one in ten was planned: at the pooled mean all is won, and elsewhere hardly anything.
+    candidate = of(0.7, 0.8, 0.9, 0.5, 0.6, 0.4, 0.5, 0.5, 0.7, 0.8, 0.7, 0.5, 0.6, 0.3, 0.5, 0.7, 0.7)
+    stable = of(0.2, 0.1, 0.3, 0.1, 0.1, 0.2, 0.4, 0.3, 0.4, 0.0, 0.2, 0.3, 0.3)
+    assert least_wealth(candidate, stable, 0.1, 0.0) < -math.log(0.25)
+    assert not is_above(candidate, stable, share=0.1, error_rate=0.05)
+    assert is_above(candidate, stable, share=0.5, error_rate=0.05)
