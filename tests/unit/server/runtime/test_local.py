@@ -21,13 +21,15 @@ from server.settings import Settings
 
 
 class ToyScorer:
-    def score(self, prediction: str, references: Sequence[str]) -> dict[str, float]:
+    def score(
+        self, prediction: str, references: Sequence[str], metrics: Sequence[str] = (), source: str = ""
+    ) -> dict[str, float]:
         return {"rouge1": 100.0 * (prediction in references)}
 
 
 @pytest.fixture(autouse=True)
 def _toy_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "RougeScorer", ToyScorer)
+    monkeypatch.setattr(container, "PluginScorer", ToyScorer)
 
 
 @pytest.fixture
