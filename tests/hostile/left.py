@@ -6,8 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-# What changes by itself: when a server last said that it lives, and what it serves.
-_CHANGING = ("lease", "instance", "sqlite_", "alembic", "revision")
+# What changes by itself: when a server last said that it lives, what it serves, and what it answered a moment ago.
+_CHANGING = ("lease", "instance", "sqlite_", "alembic", "revision", "evaluation_")
 
 
 def left(data_dir: Path) -> tuple[list[str], dict[str, list[Any]]]:
