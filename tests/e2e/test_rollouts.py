@@ -105,6 +105,7 @@ async def test_key_stays_on_its_side_and_versions_named_take_no_part(story: Roll
         answer = await story.client.post("/v1/chat/completions", json={**chat, "user": user, "n": 2})
         uses = [use for choice in answer.json()["choices"] for use in choice["adapters"]]
         assert [use["version"] for use in uses] == 2 * list(side)
+    await asyncio.sleep(1.0)  # what ended is written down a moment later
     before = (await story.rollout(begun["id"]))["arms"]
     for _ in range(10):
         assert (await story.ask("hello", f"{NAME}:1"))["adapters"][0]["version"] == 1
