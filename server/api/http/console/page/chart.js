@@ -22,13 +22,8 @@ export function Chart({ title, times, lines, format, isWhole = false, height = 2
 
   useEffect(() => {
     const redraw = () => setTheme((before) => before + 1);
-    const media = matchMedia("(prefers-color-scheme: dark)");
-    media.addEventListener("change", redraw);
     window.addEventListener("medley-theme", redraw);
-    return () => {
-      media.removeEventListener("change", redraw);
-      window.removeEventListener("medley-theme", redraw);
-    };
+    return () => window.removeEventListener("medley-theme", redraw);
   }, []);
 
   useLayoutEffect(() => {

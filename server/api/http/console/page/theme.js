@@ -2,7 +2,7 @@
 // The choice is "system", "light" or "dark" and is remembered by the browser.
 (() => {
   const KEY = "medley-theme";
-  const root = document.documentElement;
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const read = () => {
     try {
       return localStorage.getItem(KEY) ?? "system";
@@ -10,9 +10,11 @@
       return "system"; // storage is forbidden here; the page works without
     }
   };
-  const apply = (choice) => {
-    if (choice === "system") root.removeAttribute("data-theme");
-    else root.setAttribute("data-theme", choice);
+  let chosen = read();
+  const apply = () => {
+    const theme = chosen === "system" ? (prefersDark.matches ? "dark" : "light") : chosen;
+    document.documentElement.setAttribute("data-theme", theme);
+    window.dispatchEvent(new Event("medley-theme"));
   };
   window.medleyTheme = {
     read,
@@ -22,9 +24,10 @@
       } catch {
         // then it lasts as long as the page
       }
-      apply(choice);
-      window.dispatchEvent(new Event("medley-theme"));
+      chosen = choice;
+      apply();
     },
   };
-  apply(read());
+  prefersDark.addEventListener("change", apply);
+  apply();
 })();
