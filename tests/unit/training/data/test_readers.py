@@ -35,11 +35,11 @@ def _parquet():
     [
         ("x.jsonl", JSONL, (1, 2)),
         ("x.JSONL", b"\xef\xbb\xbf" + JSONL.removesuffix(b"\n"), (1, 2)),
-        ("x.v2.jsonl.gz", gzip.compress(JSONL), (1, 2)),
+        ("x.v2.jsonl.gz", gzip.compress(JSONL, mtime=0), (1, 2)),
         ("x.jsonl.xz", lzma.compress(JSONL), (1, 2)),
         ("x.csv", CSV, (2, 3)),
         ("x.csv", CSV.replace(b"\n", b"\r\n").replace(b"Two\r\n", b"Two\n"), (2, 3)),
-        ("x.csv.gz", gzip.compress(CSV), (2, 3)),
+        ("x.csv.gz", gzip.compress(CSV, mtime=0), (2, 3)),
         ("x.tsv", CSV.replace(b",", b"\t").replace(b"lines\t", b"lines,"), (2, 3)),
         ("x.parquet", _parquet(), (1, 2)),
     ],
