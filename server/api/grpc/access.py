@@ -14,12 +14,12 @@ import grpc
 from grpc import aio
 
 from server.api.grpc.errors import Context, answering
+from server.api.grpc.handlers import Answer, around
 from server.core.principal import Principal, Scope
 from server.service.access import PUBLIC, AccessService, Rule, bearer_token, closed
 
 if TYPE_CHECKING:
-    _Handler = grpc.RpcMethodHandler[object, object]
-_Answer = Callable[[object, Context], Awaitable[object]]
+    from server.api.grpc.handlers import Handler
 
 _INFER = Rule((Scope.INFER,), metered=True)
 _REFERENCES = Rule((Scope.INFER,))
@@ -76,31 +76,19 @@ class AccessInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler"]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "_Handler":
+    ) -> "Handler":
         """Return the call's handler with the check before it; the library refuses unknown methods itself."""
         handler = await continuation(handler_call_details)
         rule = GRPC_RULES.get(handler_call_details.method)
         if handler is None or rule is PUBLIC:
             return handler
-        return self._guarded(handler, rule, _token(handler_call_details))
+        token = _token(handler_call_details)
+        return around(handler, lambda answer: self._checked(answer, rule, token))
 
-    def _guarded(self, handler: "_Handler", rule: Rule | None, token: str | None) -> "_Handler":
-        parse, serialize = handler.request_deserializer, handler.response_serializer
-        if handler.stream_stream is not None:
-            answer = self._checked(handler.stream_stream, rule, token)
-            return grpc.stream_stream_rpc_method_handler(answer, parse, serialize)
-        if handler.stream_unary is not None:
-            answer = self._checked(handler.stream_unary, rule, token)
-            return grpc.stream_unary_rpc_method_handler(answer, parse, serialize)
-        if handler.unary_stream is not None:
-            answer = self._checked(handler.unary_stream, rule, token)
-            return grpc.unary_stream_rpc_method_handler(answer, parse, serialize)
-        return grpc.unary_unary_rpc_method_handler(self._checked(handler.unary_unary, rule, token), parse, serialize)
-
-    def _checked(self, inner: object, rule: Rule | None, token: str | None) -> _Answer:
-        answer = _written(inner) if inspect.isasyncgenfunction(inner) else cast(_Answer, inner)
+    def _checked(self, inner: object, rule: Rule | None, token: str | None) -> Answer:
+        answer = _written(inner) if inspect.isasyncgenfunction(inner) else cast(Answer, inner)
 
         async def on_call(request: object, context: Context) -> object:
             messages = request if isinstance(request, AsyncIterable) else None
@@ -115,7 +103,7 @@ class AccessInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
         return on_call
 
 
-def _written(generate: Callable[[object, Context], AsyncIterator[object]]) -> _Answer:
+def _written(generate: Callable[[object, Context], AsyncIterator[object]]) -> Answer:
     """Return a coroutine function that writes what a generator function gives."""
 
     async def write_all(request: object, context: Context) -> None:

@@ -7,11 +7,11 @@ import grpc
 from grpc import aio
 
 from server.api.grpc.errors import Context
+from server.api.grpc.handlers import Answer, around
 from server.observability.spans import Tracer, working_for
 
 if TYPE_CHECKING:
-    _Handler = grpc.RpcMethodHandler[object, object]
-_Answer = Callable[[object, Context], Awaitable[object]]
+    from server.api.grpc.handlers import Handler
 
 _OURS = "/medley.v1."
 _TRACE_HEADERS = ("traceparent", "tracestate")
@@ -36,29 +36,19 @@ class TraceInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler"]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "_Handler":
+    ) -> "Handler":
         """Return the call's handler with a span around it; health checks and reflection have none."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS):
             return handler
         headers = {key: str(value) for key, value in handler_call_details.invocation_metadata if key in _TRACE_HEADERS}
-        parse, serialize = handler.request_deserializer, handler.response_serializer
-        if handler.stream_stream is not None:
-            answer = self._traced(handler.stream_stream, method, headers)
-            return grpc.stream_stream_rpc_method_handler(answer, parse, serialize)
-        if handler.stream_unary is not None:
-            answer = self._traced(handler.stream_unary, method, headers)
-            return grpc.stream_unary_rpc_method_handler(answer, parse, serialize)
-        if handler.unary_stream is not None:
-            answer = self._traced(handler.unary_stream, method, headers)
-            return grpc.unary_stream_rpc_method_handler(answer, parse, serialize)
-        return grpc.unary_unary_rpc_method_handler(self._traced(handler.unary_unary, method, headers), parse, serialize)
+        return around(handler, lambda answer: self._traced(answer, method, headers))
 
-    def _traced(self, inner: object, method: str, headers: Mapping[str, str]) -> _Answer:
-        answer = cast(_Answer, inner)
+    def _traced(self, inner: object, method: str, headers: Mapping[str, str]) -> Answer:
+        answer = cast(Answer, inner)
         name = method.removeprefix("/")
 
         async def on_call(request: object, context: Context) -> object:
