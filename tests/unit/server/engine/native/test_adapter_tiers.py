@@ -80,6 +80,7 @@ def test_load_is_timed_unless_it_fails() -> None:
     tiers.load(lora("a"))
     assert sum(tiers.load_times.counted.counts) == 1
     assert tiers.load_times.counted.sum_s > 0
+    assert [load.digest for load in tiers.load_times.counted.latest] == ["a"]
 
     def broken(_adapter: ResolvedAdapter) -> torch.Tensor:
         raise OSError
