@@ -269,6 +269,10 @@ def _optimizer(trainable: dict[str, Tensor], config: LoopConfig, device: torch.d
     if config.paged_optimizer and device.type == "cuda":
         return PagedAdamW(trainable.items(), betas=config.betas, weight_decay=config.weight_decay)
     if config.orthogonal_updates:
+        if not config.relative_updates or config.weight_decay:
+            raise TrainingConfigError(
+                "loop.orthogonal_updates moves tensors by shares of their size: set relative_updates: true and weight_decay: 0"
+            )
         return RelativeMuon(trainable.items(), config.betas, num_lanes)
     return RelativeAdamW(
         trainable.items(),
