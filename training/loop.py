@@ -271,7 +271,8 @@ def _optimizer(trainable: dict[str, Tensor], config: LoopConfig, device: torch.d
     if config.orthogonal_updates:
         if not config.relative_updates or config.weight_decay:
             raise TrainingConfigError(
-                "loop.orthogonal_updates moves tensors by shares of their size: set relative_updates: true and weight_decay: 0"
+                "loop.orthogonal_updates moves tensors by shares of their size: "
+                "set relative_updates: true and weight_decay: 0"
             )
         return RelativeMuon(trainable.items(), config.betas, num_lanes)
     return RelativeAdamW(
