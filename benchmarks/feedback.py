@@ -201,7 +201,8 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--rounds", type=int, help="rounds of one run without and one with feedback (default 5)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 20)")
-    parser.add_argument("--rate", type=float, help="summaries per second; default 60 %% of what the server can do")
+    parser.add_argument("--share", type=float, help="summaries per second over those the server can do (default 0.6)")
+    parser.add_argument("--rate", type=float, help="summaries per second, in place of a share")
     parser.add_argument("--feedback-rate", type=float, help="references per second (default 100)")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--json", type=Path, help="write every figure to this file")
@@ -323,6 +324,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     """Return what the command line asks for."""
     given = {
         "engine": arguments.engine,
+        "share": arguments.share,
         "num_rounds": arguments.rounds,
         "seconds": arguments.seconds,
         "feedback_rate": arguments.feedback_rate,

@@ -1,12 +1,13 @@
 """Sends references for finished requests at a steady rate, from a process of its own.
 
-Apart from the process that measures serving: what sending costs the client must not show in what the server's callers
-wait. The process says when it is ready, waits for the word, sends, and tells what became of it.
+Apart from the process that measures serving, and yielding to it and to the server: what sending costs the client must
+not show in what the server's callers wait. The process says when it is ready, waits for the word, sends, and tells what became of it.
 """
 
 import asyncio
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from loadtest.clients import WireProtocol, create_client
 from loadtest.clients.base import NO_CREDENTIALS, ClientError, MedleyClient
 
 _READY = "ready\n"
+# Whoever sends references to a real server does so on a machine of his own.
+_NICENESS = 19
 _ROOT = Path(__file__).parents[1]
 
 
@@ -107,6 +110,7 @@ def ready_sender(feedback: Feedback) -> Iterator[Sender]:
 
 def main() -> None:
     """Be that process."""
+    os.nice(_NICENESS)
     feedback = Feedback(**json.loads(sys.stdin.readline()))
     # What the first request would load is loaded before the word.
     create_client(WireProtocol.HTTP, feedback.address, NO_CREDENTIALS)

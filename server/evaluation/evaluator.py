@@ -28,7 +28,7 @@ Save = Callable[[Record, Sequence[str], Mapping[str, float]], "Future[None]"]
 
 
 class Scorer(Protocol):
-    """Compares a text with its references; used from the worker thread only."""
+    """Compares a text with its references; used from the worker thread only, which closes it at the end."""
 
     def score(
         self, prediction: str, references: Sequence[str], metrics: Sequence[str] = (), source: str = ""
@@ -37,6 +37,10 @@ class Scorer(Protocol):
 
         A metric that needs the source gives none where it is empty, as it is wherever the prompt was not kept.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of what scoring needs; nothing is scored after."""
         ...
 
 
@@ -128,6 +132,13 @@ class Evaluator:
 
     def _work(self, warm: "Future[None]") -> None:
         try:
+            self._score_all(warm)
+        finally:
+            if self._made_scorer is not None:
+                self._made_scorer.close()
+
+    def _score_all(self, warm: "Future[None]") -> None:
+        try:
             if self._warm_at_start:
                 self._scorer().score("a warm engine", ["a warm scorer"])
         except Exception as error:
@@ -165,7 +176,7 @@ class Evaluator:
             self._metrics.rouge.labels(metric=metric, adapters=label).observe(score)
         fields = {"request_id": outcome.request_id, "adapters": outcome.adapters, "digests": list(outcome.digests)}
         rounded = {metric: round(score, 2) for metric, score in scores.items()}
-        _log.info("request scored", extra={**fields, "scores": rounded})
+        _log.debug("request scored", extra={**fields, "scores": rounded})
 
 
 def _hand_out(job: _Job, scores: Mapping[str, float], saved: "Future[None]") -> None:

@@ -1,7 +1,8 @@
 """Writes what ended, on one thread behind a bounded queue; what does not fit is dropped and counted.
 
 Nothing here makes a request wait: recording is a ``put_nowait``. Whoever needs to know that something is on disk asks
-for a future. Many requests go into one transaction; where somebody waits, it is made at once.
+for a future. Many requests go into one transaction. Where somebody waits it is made at once, unless the last one is a
+moment ago only: a transaction takes more of the processor than what is in it, which the answers being made need.
 
 :meth:`Recorder.record`, :meth:`Recorder.save` and :meth:`Recorder.flush` may be called from any thread.
 """
@@ -9,6 +10,7 @@ for a future. Many requests go into one transaction; where somebody waits, it is
 import asyncio
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -35,6 +37,8 @@ Found = Callable[[Record, tuple[str, ...]], None]
 
 _MAX_NUM_TOGETHER = 256
 _GATHER_S = 0.2
+# Between two transactions that somebody waits for.
+_PAUSE_S = 0.05
 _RETRY_S = 1.0
 # What a repeat may help against: a database that is away, or busy.
 _MAY_PASS = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
@@ -79,6 +83,7 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._is_lost = False
+        self._last_gathered_s = -math.inf
 
     def start(self, found: Found) -> None:
         """Start writing.
@@ -163,19 +168,24 @@ class Recorder:
                 self._give_up(writes, "failed")
 
     def _gather(self) -> tuple[list[_Write], bool]:
-        """Return what to write next, and whether nothing comes after it; wait for more unless somebody waits for us."""
-        first = self._writes.get()
-        writes, until_s = [], time.monotonic() + _GATHER_S
-        while first is not None:
-            writes.append(first)
+        """Return what to write next, and whether nothing comes after it; wait for more as long as nobody minds."""
+        writes, until_s, is_last = list[_Write](), time.monotonic() + _GATHER_S, False
+        write = self._writes.get()
+        while write is not None:
+            writes.append(write)
+            if write.done is not None:
+                until_s = min(until_s, self._last_gathered_s + _PAUSE_S)
+            wait_s = until_s - time.monotonic()
             if len(writes) == _MAX_NUM_TOGETHER:
-                return writes, False
-            wait_s = 0.0 if any(write.done for write in writes) else max(until_s - time.monotonic(), 0.0)
+                break
             try:
-                first = self._writes.get(timeout=wait_s) if wait_s else self._writes.get_nowait()
+                write = self._writes.get(timeout=wait_s) if wait_s > 0.0 else self._writes.get_nowait()
             except queue.Empty:
-                return writes, False
-        return writes, True
+                break
+        else:
+            is_last = True
+        self._last_gathered_s = time.monotonic()
+        return writes, is_last
 
     def _write(self, writes: list[_Write]) -> None:
         entries = [self._complete(write) for write in writes if write.entry is not None]

@@ -7,6 +7,7 @@ of them wait for the database.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,14 +58,11 @@ class EvaluationStore:
         requests = {entry.record.key: self._request_row(entry) for entry in reversed(entries)}
         scores = {entry.record.key: row for entry in entries if (row := self._score_row(entry)) is not None}
         with as_store_error(), self.writer.begin() as connection:
+            insert_new, replace = _statements(connection.dialect.name)
             if requests:
-                insert = insert_into(connection, REQUESTS)
-                connection.execute(insert.on_conflict_do_nothing(index_elements=["key"]), list(requests.values()))
+                connection.execute(insert_new, list(requests.values()))
             if scores:
-                insert = insert_into(connection, SCORES)
-                replaced = {column.name: insert.excluded[column.name] for column in SCORES.c if column.name != "key"}
-                upsert = insert.on_conflict_do_update(index_elements=["key"], set_=replaced)
-                connection.execute(upsert, list(scores.values()))
+                connection.execute(replace, list(scores.values()))
 
     def find(self, who: str, request_ids: Iterable[str]) -> dict[str, Record]:
         """Return somebody's requests by id, the newest of each, where their answers' texts are kept.
@@ -191,9 +189,23 @@ class EvaluationStore:
         }
 
 
-def insert_into(connection: sa.Connection, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
+def _insert_into(dialect: str, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
     """Return an insertion that can say what to do with a row that is there; both databases have the same words."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+@cache
+def _statements(dialect: str) -> tuple[sa.Insert, sa.Insert]:
+    """Return what adds requests that are not there, and what adds scores or replaces them.
+
+    Made once: putting them together takes longer than a write of a few rows does.
+    """
+    scores = _insert_into(dialect, SCORES)
+    replaced = {column.name: scores.excluded[column.name] for column in SCORES.c if column.name != "key"}
+    return (
+        _insert_into(dialect, REQUESTS).on_conflict_do_nothing(index_elements=["key"]),
+        scores.on_conflict_do_update(index_elements=["key"], set_=replaced),
+    )
 
 
 def _record(row: sa.RowMapping) -> Record:

@@ -5,7 +5,6 @@ from functools import partial
 
 from adapters.codec import CodecLimits
 from adapters.registry import Registry
-from adapters.scoring.plugins import PluginScorer
 from adapters.store import AdapterStore
 from server.access.keys import KeyRing
 from server.access.opening import check_may_open, may_run_open
@@ -15,6 +14,7 @@ from server.engine.base import Engine, EngineInfo
 from server.engine.factory import create_engine
 from server.evaluation.rollouts.store import RolloutStore
 from server.evaluation.room import EvaluationRoom
+from server.evaluation.scoring_process import ScoringProcess
 from server.evaluation.store import EvaluationStore
 from server.observability.metrics import Metrics
 from server.observability.spans import NO_TRACER, Tracer
@@ -136,7 +136,7 @@ class Container:
         self._registry = await asyncio.to_thread(partial(Registry, url, instance=instance))
         open_store = partial(EvaluationStore, url, store_texts=settings.evaluation.store_texts)
         self._evaluation = EvaluationRoom(
-            await asyncio.to_thread(open_store), PluginScorer, settings.evaluation, self._metrics
+            await asyncio.to_thread(open_store), ScoringProcess, settings.evaluation, self._metrics
         )
         self._rollouts = await asyncio.to_thread(RolloutStore, url)
 

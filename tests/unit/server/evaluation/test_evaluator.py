@@ -25,6 +25,7 @@ class SlowScorer:
         self.entered = threading.Event()
         self.asked: list[tuple[str, ...]] = []
         self.threads: set[str] = {threading.current_thread().name}
+        self.is_closed = False
 
     def score(
         self, prediction: str, references: Sequence[str], metrics: Sequence[str] = (), source: str = ""
@@ -35,6 +36,10 @@ class SlowScorer:
             self.entered.set()
             assert self.gate.wait(20)
         return {"rouge1": 50.0}
+
+    def close(self) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.is_closed = True
 
 
 def save_at_once(_record: Record, _references: Sequence[str], _scores: Mapping[str, float]) -> "Future[None]":
@@ -56,6 +61,7 @@ async def test_scorer_is_built_and_used_on_the_worker_thread_only() -> None:
     assert await asyncio.wrap_future(evaluator.offer(FINISHED, ["reference"])) == {"rouge1": 50.0}
     await evaluator.stop()
     assert built[0].threads == {"evaluator"}
+    assert built[0].is_closed
 
 
 async def test_start_raises_what_building_the_scorer_raised() -> None:

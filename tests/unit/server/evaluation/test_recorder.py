@@ -110,6 +110,21 @@ async def test_saving_does_not_wait_for_more_to_come(room: Room) -> None:
     assert room.store.written == ["r"]
 
 
+async def test_savings_right_after_one_another_are_written_together(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_GATHER_S", 60.0)
+    monkeypatch.setattr(recorder_module, "_PAUSE_S", 1.0)
+    await asyncio.wrap_future(room.recorder.save(record_of(request_id="first"), ["x"], {"rouge1": 1.0}))
+    saving = []
+    for number in range(3):
+        saving.append(room.recorder.save(record_of(request_id=f"r{number}"), ["x"], {"rouge1": 1.0}))
+        await asyncio.sleep(0.02)
+    async with asyncio.timeout(20):
+        await asyncio.gather(*map(asyncio.wrap_future, saving))
+    assert [len(batch) for batch in room.store.batches] == [1, 3]
+
+
 async def test_full_queue_drops_and_counts_and_never_waits(room: Room) -> None:
     room.store.gate.clear()
     room.recorder.record(record_of(request_id="first"), "")

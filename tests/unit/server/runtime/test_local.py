@@ -26,10 +26,13 @@ class ToyScorer:
     ) -> dict[str, float]:
         return {"rouge1": 100.0 * (prediction in references)}
 
+    def close(self) -> None:
+        pass
+
 
 @pytest.fixture(autouse=True)
 def _toy_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "PluginScorer", ToyScorer)
+    monkeypatch.setattr(container, "ScoringProcess", ToyScorer)
 
 
 @pytest.fixture

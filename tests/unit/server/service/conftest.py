@@ -68,6 +68,9 @@ class ToyScorer:
             raise RuntimeError("the scorer broke")
         return {"rouge1": 100.0 * (prediction in references)}
 
+    def close(self) -> None:
+        pass
+
 
 @dataclass
 class Room:
