@@ -1,7 +1,8 @@
 """Sends references for finished requests at a steady rate, from a process of its own.
 
 Apart from the process that measures serving, and yielding to it and to the server: what sending costs the client must
-not show in what the server's callers wait. The process says when it is ready, waits for the word, sends, and tells what became of it.
+not show in what the server's callers wait. The process says when it is ready, waits for the word, sends, and tells what
+became of it.
 """
 
 import asyncio
