@@ -14,6 +14,7 @@ _BENCHMARKS = (
     "quantization",
     "rollouts",
     "scale",
+    "serving",
     "tracing",
     "training",
     "vllm_overhead",
