@@ -1,6 +1,5 @@
 """``medley serve``: options into settings, settings into a server."""
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -92,6 +91,8 @@ def given_only(options: Mapping[str, object]) -> dict[str, object]:
 
 
 def _run_server(config: Path | None, given: Mapping[str, object]) -> None:
+    import uvloop
+
     from adapters.errors import AdapterError
     from server.core.errors import MedleyError, code_of
     from server.observability.logging import configure_logging
@@ -105,6 +106,6 @@ def _run_server(config: Path | None, given: Mapping[str, object]) -> None:
     try:
         settings = load_settings(config, given)
         configure_logging(settings.log)
-        asyncio.run(serve(settings, announce))
+        uvloop.run(serve(settings, announce))
     except (MedleyError, AdapterError) as error:
         fail(code_of(error), error.message)

@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.access.tls import PLAIN_TEXT, TlsConfig
+from server.api.http.head_limit import LimitedHeadProtocol
 from server.core.errors import FailedPreconditionError
 
 _BACKLOG = 2048
@@ -47,8 +48,7 @@ async def serve_http(
             access_log=False,
             lifespan="off",
             ws="none",
-            # The other parser uvicorn takes where it finds it has no limit to the size of a head.
-            http="h11",
+            http=LimitedHeadProtocol,
             # Else anybody on this machine could say in a header to call from elsewhere.
             proxy_headers=False,
             server_header=False,
