@@ -72,6 +72,8 @@ class EngineRequest:
         weight_adapter: Adapter that changes the base's layers, or None.
         soft_prompt: Soft prompt or prefix, or None.
         deadline_s: Monotonic time at which the row ends with ``deadline``, or None.
+        tenant: Whose request it is: an engine that queues by itself shares its work out among those who wait. Says
+            nothing of who that is.
     """
 
     request_id: str
@@ -80,6 +82,7 @@ class EngineRequest:
     weight_adapter: ResolvedAdapter | None = None
     soft_prompt: ResolvedAdapter | None = None
     deadline_s: float | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,7 +226,7 @@ class InferenceService:
         sampling = fitted(self._engine.info, _wanted(request), len(prompt.token_ids), num_virtual_tokens)
         _check_deadline(request)
         submitted_s = time.monotonic()
-        outputs = self._engine.submit(_engine_request(request, prompt, sampling, adapters))
+        outputs = self._engine.submit(_engine_request(request, principal.who, prompt, sampling, adapters))
         watch.submitted(submitted_s, len(prompt.token_ids))
         figures.prompt_tokens.inc(len(prompt.token_ids))
         uses = tuple(adapter.use for adapter in adapters)
@@ -295,7 +295,11 @@ def _wanted(request: GenerationRequest) -> SamplingParams:
 
 
 def _engine_request(
-    request: GenerationRequest, prompt: Prompt, sampling: SamplingParams, adapters: Sequence[ServableAdapter]
+    request: GenerationRequest,
+    tenant: str,
+    prompt: Prompt,
+    sampling: SamplingParams,
+    adapters: Sequence[ServableAdapter],
 ) -> EngineRequest:
     by_role = {adapter.resolved.kind.role: adapter.resolved for adapter in adapters}
     return EngineRequest(
@@ -305,4 +309,5 @@ def _engine_request(
         weight_adapter=by_role.get(AdapterRole.WEIGHTS),
         soft_prompt=by_role.get(AdapterRole.PROMPT),
         deadline_s=request.deadline_s,
+        tenant=tenant,
     )

@@ -107,7 +107,7 @@ class Batch:
         rows: Every running row, by index.
         num_new: How many rows, the last ones, joined at this step: their encoder pass ends with it.
         shares: The encoder's work at this step, in this order.
-        num_started: How many rows left the queue at this step.
+        started: Rows that left the queue at this step.
         moves: (from, to) row indices to copy before anything else, in this order: rows that fill gaps.
         composition: Changes whenever rows join, leave or move, so that per-row tensors can be kept while it stays.
     """
@@ -115,7 +115,7 @@ class Batch:
     rows: tuple[Row, ...]
     num_new: int
     shares: tuple[EncodeShare, ...]
-    num_started: int
+    started: tuple[Row, ...]
     moves: tuple[tuple[int, int], ...]
     composition: int
 

@@ -1,8 +1,9 @@
 """Who runs at the next step: the waiting queue, the rows in the encoder, the running rows.
 
 Plain Python: no torch, no asyncio, no clock of its own. Used on the step thread only. It does not know adapters:
-``admit`` tells it whether a row's adapters are on the device. Rows start in order of arrival, except that a row whose
-adapters are not there yet lets later rows pass.
+``admit`` tells it whether a row's adapters are on the device. Rows start in the order of
+:class:`~server.engine.native.fair_queue.FairQueue`, except that a row whose adapters are not there yet lets later rows
+pass.
 
 A row goes through the encoder before it joins the batch. While rows decode, the encoder's work between two of their
 tokens is bounded, so that a long document or a burst of requests does not stall them: rows that fit into the bound are
@@ -15,12 +16,12 @@ nobody stalls and ``max_num_batched_tokens`` is the bound.
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from itertools import islice
 
 from server.core.errors import InternalError, MedleyError
 from server.core.outputs import FinishReason
 from server.engine.base import EngineOutput
 from server.engine.native.batch import NOT_FINITE, Batch, EncodeShare, Row, StepOutput
+from server.engine.native.fair_queue import FairQueue
 
 RowOutput = tuple[Row, EngineOutput]
 
@@ -66,7 +67,7 @@ class Scheduler:
         self._max_prefill_tokens_per_step = max_prefill_tokens_per_step
         self._num_stages = num_stages
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._waiting: deque[Row] = deque()
+        self._waiting = FairQueue()
         self._encoding: deque[_Pack] = deque()
         self._running: list[Row] = []
         self._composition = 0
@@ -86,15 +87,19 @@ class Scheduler:
         return tuple(row for row in (*self._running, *self._encoding_rows(), *self._waiting) if not row.ended)
 
     def next_waiting(self, count: int) -> tuple[Row, ...]:
-        """The rows next in the queue."""
-        return tuple(islice(self._waiting, count))
+        """The rows next in the queue, about in their order."""
+        return self._waiting.first(count)
+
+    def newest_waiting(self, tenant: str) -> Row | None:
+        """The row of a tenant that came last, of those that wait."""
+        return self._waiting.newest(tenant)
 
     def add(self, row: Row) -> None:
-        """Put a row at the end of the queue."""
+        """Put a row into the queue."""
         sampling = row.request.sampling
         own = frozenset() if sampling.ignore_eos else self._eos_token_ids
         row.end_token_ids = own.union(sampling.stop_token_ids) if sampling.stop_token_ids else own
-        self._waiting.append(row)
+        self._waiting.add(row)
 
     def end(self, rows: Iterable[Row], reason: FinishReason, error: MedleyError | None = None) -> list[RowOutput]:
         """End rows, waiting or running, and return their terminal outputs; rows already ended are passed over."""
@@ -103,8 +108,7 @@ class Scheduler:
             if not row.ended:
                 row.ended = True
                 ended.append((row, EngineOutput(finish_reason=reason, error=error)))
-        if any(row.ended for row in self._waiting):
-            self._waiting = deque(row for row in self._waiting if not row.ended)
+        self._waiting.remove_ended()
         return ended
 
     def expire(self, now_s: float) -> list[RowOutput]:
@@ -116,14 +120,14 @@ class Scheduler:
         """Close the gaps of ended rows, share out the encoder's work, and return the batch; it may be empty."""
         moves = self._close_gaps()
         budget = self._num_stages * self._max_encoder_tokens()
-        self._encoding = deque(pack for pack in self._encoding if not pack.rows[0].ended)
-        num_started = self._start(admit, now_s, budget)
+        self._drop_ended_packs()
+        started = self._start(admit, now_s, budget)
         num_before = len(self._running)
         shares = self._share_out(budget)
         num_new = len(self._running) - num_before
         if moves or num_new:
             self._composition += 1
-        return Batch(tuple(self._running), num_new, shares, num_started, tuple(moves), self._composition)
+        return Batch(tuple(self._running), num_new, shares, started, tuple(moves), self._composition)
 
     def update(self, batch: Batch, output: StepOutput) -> list[RowOutput]:
         """Record the step's tokens and return what each row has to say; rows ended meanwhile say nothing."""
@@ -141,6 +145,7 @@ class Scheduler:
             if not self._running[index].ended:
                 index += 1
                 continue
+            self._waiting.leave(self._running[-1] if self._running[-1].ended else self._running[index])
             last = self._running.pop()
             if not last.ended:
                 moves.append((last.index, index))
@@ -149,6 +154,13 @@ class Scheduler:
         if len(self._running) != num_before:
             self._composition += 1
         return moves
+
+    def _drop_ended_packs(self) -> None:
+        for pack in self._encoding:
+            if pack.rows[0].ended:
+                for row in pack.rows:
+                    self._waiting.leave(row)
+        self._encoding = deque(pack for pack in self._encoding if not pack.rows[0].ended)
 
     def _encoding_rows(self) -> tuple[Row, ...]:
         return tuple(row for pack in self._encoding for row in pack.rows)
@@ -161,26 +173,24 @@ class Scheduler:
         growth = min(max(1, num_wanting // len(self._running)), MAX_GROWTH)
         return min(growth * self._max_prefill_tokens_per_step, self._max_num_batched_tokens)
 
-    def _start(self, admit: Callable[[Row], bool], now_s: float, budget: int) -> int:
+    def _start(self, admit: Callable[[Row], bool], now_s: float, budget: int) -> tuple[Row, ...]:
         """Take rows off the queue for what the budget leaves: a pack of all that fit whole, then one that does not."""
         budget -= sum((self._num_stages - pack.next_stage) * pack.num_tokens for pack in self._encoding)
         num_seats = self._max_num_seqs - len(self._running) - len(self._encoding_rows())
         rows: list[Row] = []
         passed: list[Row] = []
-        while self._waiting and len(rows) < num_seats and budget > 0:
-            row = self._waiting.popleft()
-            if row.ended:
-                continue
+        while len(rows) < num_seats and budget > 0 and (row := self._waiting.pop()) is not None:
             if not admit(row):
                 passed.append(row)
                 continue
+            self._waiting.start(row)
             row.queue_s = now_s - row.arrival_s
             rows.append(row)
             budget -= self._num_stages * row.num_encoder_tokens
-        self._waiting.extendleft(reversed([row for row in passed if not row.ended]))
+        self._waiting.put_back(passed)
         whole = rows if budget >= 0 else rows[:-1]
         self._encoding.extend(_Pack(tuple(part)) for part in (whole, rows[len(whole) :]) if part)
-        return len(rows)
+        return tuple(rows)
 
     def _share_out(self, budget: int) -> tuple[EncodeShare, ...]:
         """Advance the rows in the encoder as far as the budget goes; those that are through join the batch."""

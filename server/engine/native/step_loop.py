@@ -21,6 +21,7 @@ from server.engine.native.adapter_slots import ResidentAdapters
 from server.engine.native.adapter_tiers import AdapterTiers
 from server.engine.native.batch import Batch, Row, StepOutput
 from server.engine.native.scheduler import RowOutput, Scheduler
+from server.engine.waiting import WaitingCounts
 
 _log = logging.getLogger(__name__)
 
@@ -78,11 +79,10 @@ class StepLoop:
     ) -> None:
         self._scheduler = scheduler
         self._tiers, self._executor, self._deliver = tiers, executor, deliver
-        self._max_num_waiting = max_num_waiting
+        self._waiting = WaitingCounts(max_num_waiting)
         self.adapters: ResidentAdapters[AdapterPayload] = ResidentAdapters(num_slots, self._begin_load, tiers.gave_up)
         self._condition = threading.Condition()
         self._posted: list[Callable[[], None]] = []
-        self._num_waiting = 0
         self._is_stopping = False
         self._outbox: list[tuple[str, EngineOutput]] = []
         self._pin_waiters: dict[str, list[Future[None]]] = {}
@@ -90,15 +90,15 @@ class StepLoop:
         self.stats = EngineStats(alive=True, num_waiting=0, num_running=0)
 
     def add(self, row: Row) -> None:
-        """Queue a row. Any thread.
+        """Queue a row; where the queue is full, in the place of the newest row of whoever has most there. Any thread.
 
         Raises:
-            ResourceExhaustedError: If the queue is full.
+            ResourceExhaustedError: If the queue is full, and nobody has more there than this row's tenant would have.
         """
         with self._condition:
-            if self._num_waiting >= self._max_num_waiting:
-                raise ResourceExhaustedError(f"the queue of {self._max_num_waiting} requests is full; try again later")
-            self._num_waiting += 1
+            displaced = self._waiting.enter(row.request.tenant)
+        if displaced is not None:
+            self.post(lambda: self._displace(displaced))
         self.post(lambda: self._scheduler.add(row))
 
     def abort(self, request_id: str) -> None:
@@ -165,7 +165,7 @@ class StepLoop:
         self._finish(self._scheduler.expire(now_s))
         self.adapters.begin_pass()
         batch = self._scheduler.schedule(self._admit, now_s)
-        self._leave_queue(batch.num_started)
+        self._leave_queue(batch.started)
         self._prefetch()
         if not batch.rows:
             return False
@@ -195,12 +195,20 @@ class StepLoop:
             self._num_generated_tokens += len(output.token_ids)
             if output.finish_reason is not None:
                 self.adapters.release(row)
-                self._leave_queue(row.queue_s is None)
+                if row.queue_s is None:
+                    self._leave_queue([row])
 
-    def _leave_queue(self, count: int) -> None:
-        if count:
+    def _leave_queue(self, rows: Sequence[Row]) -> None:
+        if rows:
             with self._condition:
-                self._num_waiting -= count
+                for row in rows:
+                    self._waiting.leave(row.request.tenant)
+
+    def _displace(self, tenant: str) -> None:
+        # None where all it had there were started meanwhile, which made room as well.
+        row = self._scheduler.newest_waiting(tenant)
+        if row is not None:
+            self._finish(self._scheduler.end([row], FinishReason.ERROR, self._waiting.refusal()))
 
     def _end(self, chosen: Callable[[Row], bool], reason: FinishReason, error: MedleyError | None = None) -> None:
         self._finish(self._scheduler.end([row for row in self._scheduler.rows() if chosen(row)], reason, error))
@@ -258,7 +266,7 @@ class StepLoop:
     def _publish(self, *, alive: bool) -> None:
         self.stats = EngineStats(
             alive=alive,
-            num_waiting=self._num_waiting,
+            num_waiting=self._waiting.num,
             num_running=self._scheduler.num_running,
             resident=self.adapters.resident,
             num_adapter_loads=self.adapters.num_loads,

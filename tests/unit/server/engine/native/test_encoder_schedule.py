@@ -131,5 +131,5 @@ def test_row_that_ends_in_the_encoder_never_joins_and_frees_its_seat() -> None:
 def test_batch_counts_the_rows_that_left_the_queue_once() -> None:
     steps = Steps(num_decoding=2)
     steps.scheduler.add(row("long", 3 * BOUND))
-    assert [steps.step().num_started for _ in range(3)] == [1, 0, 0]
+    assert [len(steps.step().started) for _ in range(3)] == [1, 0, 0]
     assert steps.scheduler.num_waiting == 0
