@@ -24,6 +24,12 @@ from medley.v1 import (
 )
 
 
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class FakeServer:
     """What it says and how long it takes; tests change it before they ask."""
@@ -40,12 +46,14 @@ class FakeServer:
     uploads: list[tuple[str, str, dict[str, int]]] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     ca_pem: str = ""
+    answering: asyncio.Event = field(default_factory=_set_event)
 
     def address(self, protocol: WireProtocol) -> str:
         return self.http if protocol is WireProtocol.HTTP else self.grpc
 
     async def generate(self) -> AsyncIterator[str]:
         self.num_started += 1
+        await self.answering.wait()
         for index, word in enumerate(self.words):
             await asyncio.sleep(self.gap_s if index else self.ttft_s)
             yield word
@@ -100,6 +108,8 @@ class HttpFace:
             await self.answer(
                 send, 200, {"request_id": json.loads(body)["request_id"], "scores": dict.fromkeys(METRICS, 50.0)}
             )
+        elif path == "/metrics":
+            await self.answer(send, 404, error_body(FakeFailure("NOT_FOUND", "no such page")))
         elif scope["method"] == "GET":
             await self.answer(send, 200, {"adapters": [{"name": "a", "versions": [version("a")], "aliases": {}}]})
         else:

@@ -12,7 +12,6 @@ from loadtest.metrics import (
     TimeToFirstToken,
     TokenThroughput,
     client_lag,
-    distribution,
 )
 from loadtest.records import Outcome, RequestRecord
 
@@ -46,16 +45,6 @@ def test_latency_of_failed_and_dropped_is_left_out() -> None:
 
 def test_tpot_of_one_token_is_undefined() -> None:
     assert TimePerOutputToken().values(RequestRecord("a", Outcome.COMPLETED, 0, 0, 1, (1.0,), 1)) == []
-
-
-def test_distribution_interpolates_between_neighbours() -> None:
-    sample = distribution(float(value) for value in range(1, 102))
-    assert sample is not None
-    assert (sample.p50, sample.p90, sample.p99, sample.max, sample.mean) == pytest.approx((51, 91, 100, 101, 51))
-    pair = distribution([10.0, 20.0])
-    assert pair is not None
-    assert pair.p90 == pytest.approx(19.0)
-    assert distribution([]) is None
 
 
 def test_rates_count_completed_only() -> None:

@@ -1,0 +1,9 @@
+"""``medley loadtest compare`` and ``report``."""
+
+
+def compare() -> None:
+    """Compare."""
+
+
+def report() -> None:
+    """Report."""

@@ -1,0 +1,5 @@
+"""``medley loadtest sweep``."""
+
+
+def sweep() -> None:
+    """Find the knee."""
