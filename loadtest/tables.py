@@ -1,4 +1,4 @@
-"""A run's figures as tables for a terminal."""
+"""Figures as tables, for a terminal and for the page."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,10 +6,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from loadtest.comparison import Comparison
 from loadtest.histogram import Distribution
 from loadtest.metrics import LATENCIES, Slo
 from loadtest.records import Outcome
 from loadtest.report import ChurnPart, Part, Report, run_metrics
+from loadtest.sweep import Sweep
 
 PERCENTILES = ("mean", "p50", "p90", "p99", "p999", "max")
 _MAX_ADAPTERS = 20
@@ -17,6 +19,11 @@ _MAX_ADAPTERS = 20
 
 def render(report: Report) -> RenderableType:
     """Return the tables a person reads."""
+    return Group(*tables_of(report))
+
+
+def tables_of(report: Report) -> list[Table]:
+    """Return the tables of a run."""
     tables = [_latency_table(report), _rate_table(report)]
     if len(report.adapters) > 1:
         busiest = _busiest(report)
@@ -26,7 +33,7 @@ def render(report: Report) -> RenderableType:
         tables += _churn_tables(report.churn)
     if report.total.errors:
         tables.append(_error_table(report))
-    return Group(*tables)
+    return tables
 
 
 def _latency_table(report: Report) -> Table:
@@ -101,3 +108,41 @@ def _align_numbers(table: Table, last: int) -> None:
 
 def _cells(sample: Distribution | None, names: Sequence[str]) -> list[str]:
     return ["-" if sample is None else f"{getattr(sample, name):.1f}" for name in names]
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """Return a sweep's runs as a table."""
+    names = ("ttft_p50", "ttft_p99", "tpot_p50", "e2e_p50", "e2e_p99")
+    head = ("offered/s", "throughput/s", "goodput/s", "good", *(name.replace("_", " ") for name in names), "")
+    table = Table(*head, title="Sweep, latencies in ms")
+    _align_numbers(table, last=len(head) - 2)
+    for point in sweep.points:
+        latencies = [f"{point.latencies_ms[name]:.1f}" if name in point.latencies_ms else "-" for name in names]
+        mark = "knee" if point is sweep.knee else "" if point.is_good else "too much"
+        rates = [f"{rate:.2f}" for rate in (point.rate, point.requests_per_s, point.goodput_per_s)]
+        table.add_row(*rates, f"{point.good_share:.1%}", *latencies, mark)
+    return table
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Return two runs side by side as tables."""
+    first, second = comparison.titles
+    table = Table("figure", "unit", first, second, "ratio", "95 % interval", title=f"{second} against {first}")
+    _align_numbers(table, last=5)
+    for row in comparison.rows:
+        ratio = "-" if row.ratio is None else f"{row.ratio:.3f}"
+        interval = "-" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"
+        table.add_row(row.title, row.unit, f"{row.first:.2f}", f"{row.second:.2f}", ratio, interval)
+    tables = [table]
+    codes = sorted({*comparison.errors[0], *comparison.errors[1]})
+    if codes:
+        errors = Table("error", first, second, title="Errors, requests")
+        for code in codes:
+            errors.add_row(code, *(str(each.get(code, 0)) for each in comparison.errors))
+        tables.append(errors)
+    if comparison.differences:
+        asked = Table("key", first, second, title="Asked differently")
+        for key, values in comparison.differences.items():
+            asked.add_row(key, *(Text(str(value)) for value in values))
+        tables.append(asked)
+    return tables

@@ -66,11 +66,11 @@ class Variants:
 
 @contextmanager
 def _folder(source: str) -> Iterator[Path]:
-    if Path(source).is_dir():
+    if source and Path(source).is_dir():
         yield Path(source)
         return
-    shipped = files("adapters") / "library" / source
-    if not source or not shipped.is_dir():
+    shipped = files("adapters") / "library" / Path(source).name
+    if not source or Path(source).name != source or not shipped.is_dir():
         raise SourceError(f"{source!r} is neither a folder nor a shipped adapter")
     with as_file(shipped) as folder:
         yield folder

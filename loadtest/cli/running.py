@@ -3,13 +3,17 @@
 import asyncio
 import json
 import ssl
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtest.cli.options import fail
+from loadtest.cli.showing import write_page
 from loadtest.clients.base import ClientError, Credentials
+from loadtest.page import Page
+from loadtest.pictures import latency_cdf, timeline
 from loadtest.presence import ServerGoneError
 from loadtest.recording import Recording
 from loadtest.records import Outcome, RequestRecord
@@ -18,7 +22,7 @@ from loadtest.scenario import Scenario
 from loadtest.scenario_file import as_json
 from loadtest.senders import WorkerLostError
 from loadtest.session import Session
-from loadtest.tables import render
+from loadtest.tables import render, tables_of
 from loadtest.trust import LateClientError, check_lag
 from loadtest.variants import SourceError
 
@@ -68,8 +72,25 @@ def report_on(recording: Recording, console: Console) -> Report:
     if recording.folder is not None:
         shown = json.dumps(summed_up.as_json(), indent=2) + "\n"
         (recording.folder / "report.json").write_text(shown, encoding="utf-8")
+        _show(recording, summed_up, recording.folder, console)
         console.print(f"Kept in {recording.folder}", markup=False, highlight=False, soft_wrap=True)
     return summed_up
+
+
+def _show(recording: Recording, report: Report, folder: Path, console: Console) -> None:
+    records = recording.records
+    pictures = {
+        "latency": lambda: latency_cdf({recording.scenario.name: records}),
+        "timeline": lambda: timeline(records, recording.events, recording.readings),
+    }
+    page = partial(
+        Page,
+        title=f"Load test: {recording.scenario.name}",
+        sentences=[recording.scenario.about] if recording.scenario.about else [],
+        tables=tables_of(report),
+        asked=as_json(recording.scenario),
+    )
+    write_page(folder, pictures, page, console)
 
 
 def figures_of(recording: Recording, console: Console) -> Report:

@@ -46,16 +46,23 @@ class FakeServer:
     uploads: list[tuple[str, str, dict[str, int]]] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     ca_pem: str = ""
+    ttfts_s: list[float] = field(default_factory=list)
+    took_s: list[float] = field(default_factory=list)
     answering: asyncio.Event = field(default_factory=_set_event)
 
     def address(self, protocol: WireProtocol) -> str:
         return self.http if protocol is WireProtocol.HTTP else self.grpc
 
     async def generate(self) -> AsyncIterator[str]:
+        clock = asyncio.get_running_loop().time
+        started_s = clock()
         self.num_started += 1
         await self.answering.wait()
+        ttft_s = self.ttfts_s.pop() if self.ttfts_s else self.ttft_s
         for index, word in enumerate(self.words):
-            await asyncio.sleep(self.gap_s if index else self.ttft_s)
+            await asyncio.sleep(self.gap_s if index else ttft_s)
+            if index == len(self.words) - 1:
+                self.took_s.append(clock() - started_s)
             yield word
             if self.fails_half_way:
                 raise FakeFailure("INTERNAL", "the engine broke")

@@ -38,6 +38,9 @@ async def test_loadtest_prints_and_saves_the_report(server, protocol: WireProtoc
     assert report["total"]["rates"]["goodput_per_s"] == report["total"]["rates"]["requests_per_s"] > 0
     assert report["adapters"]["missing+a"]["outcomes"]["completed"] == 0
     assert len(read_records(tmp_path / "records.jsonl")) == 30
+    for picture in ("latency.png", "timeline.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    assert "missing+a" in (tmp_path / "report.html").read_text()
 
 
 async def test_loadtest_same_seed_sends_the_same(server, tmp_path: Path) -> None:
@@ -136,3 +139,65 @@ async def test_loadtest_bad_arguments_are_refused(arguments: tuple[str, ...], re
     result = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, *out], env={"COLUMNS": "200"})
     assert result.exit_code == 2
     assert reason in result.output
+
+
+async def test_sweep_finds_the_knee_and_keeps_every_run(server, tmp_path: Path) -> None:
+    # Every request takes 60 ms; all are good until the client may have no more than one in flight.
+    result = await _invoke(
+        *("sweep", "--address", server.http, "--out", str(tmp_path), "--factor", "10", "--bisections", "1"),
+        *("--set", "arrivals={kind: constant, rate: 4}", "--set", "duration_s=1", "--set", "slo.e2e_ms=30000"),
+        *("--set", "client.max_in_flight=1"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "The knee: at" in result.output
+    assert "30000 ms" in result.output
+    swept = json.loads((tmp_path / "sweep.json").read_text())
+    assert len(swept["points"]) == 3
+    assert (swept["points"][0]["rate"], swept["points"][0]["is_good"]) == (4.0, True)
+    assert (swept["points"][2]["rate"], swept["points"][2]["is_good"]) == (40.0, False)
+    assert _num_runs(tmp_path) == 3
+    assert swept["sentence"].replace("≤", "") in (tmp_path / "report.html").read_text().replace("≤", "")
+    assert (tmp_path / "throughput-latency.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("slo={}", "needs an objective"),
+        ("arrivals={kind: closed}", "needs arrivals with a rate"),
+        ("duration_s=null", "needs duration_s"),
+    ],
+)
+async def test_sweep_that_cannot_be_is_refused(setting: str, reason: str, tmp_path: Path) -> None:
+    result = await _invoke(
+        *("sweep", "--out", str(tmp_path), "--set", "slo.e2e_ms=1", "--set", "num_requests=5", "--set", setting)
+    )
+    assert result.exit_code == 2
+    assert reason in result.output
+
+
+async def test_compare_and_report_work_on_what_was_kept(server, tmp_path: Path) -> None:
+    for name, ttft_s in (("before", 0.03), ("after", 0.3)):
+        server.ttft_s = ttft_s
+        arguments = ("--address", server.http, "--rate", "50", "--num-requests", "30", "--out", str(tmp_path / name))
+        assert (await _invoke(*arguments)).exit_code == 0
+    runs = (str(tmp_path / "before" / "report.json"), str(tmp_path / "after"))
+    result = CliRunner().invoke(app, ["compare", *runs, "--out", str(tmp_path / "both")], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "after against before" in result.output
+    rows = {row["title"]: row for row in json.loads((tmp_path / "both" / "comparison.json").read_text())["rows"]}
+    assert rows["TTFT p50"]["ratio"] > 2
+    assert rows["TTFT p50"]["low"] > 1
+    assert "after against before" in (tmp_path / "both" / "report.html").read_text()
+    made = (tmp_path / "after" / "report.json").read_text()
+    (tmp_path / "after" / "report.json").unlink()
+    again = CliRunner().invoke(app, ["report", str(tmp_path / "after")], env={"COLUMNS": "200"})
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "after" / "report.json").read_text() == made
+    none = CliRunner().invoke(app, ["compare", str(tmp_path), runs[1]], env={"COLUMNS": "200"})
+    assert none.exit_code == 2
+    assert "holds no run" in none.output
+
+
+def _num_runs(folder: Path) -> int:
+    return len(list(folder.glob("rate-*/records.jsonl")))

@@ -1,8 +1,11 @@
 """Formulas on records made by hand: the expected figures are worked out here, not by the code."""
 
+from pathlib import Path
+
 import pytest
 
 from loadtest.metrics import (
+    LATENCIES,
     EndToEnd,
     Goodput,
     InterTokenLatency,
@@ -14,6 +17,7 @@ from loadtest.metrics import (
     client_lag,
 )
 from loadtest.records import Outcome, RequestRecord
+from loadtest.report import run_metrics
 
 # Sent at 1.0, text at 1.2, 1.3, 1.5, ended at 1.6 with 5 tokens (one piece carried two, one none).
 STREAMED = RequestRecord("a", Outcome.COMPLETED, 0.9, 1.0, 1.6, (1.2, 1.3, 1.5), 5, "stop")
@@ -71,3 +75,9 @@ def test_client_lag_is_sent_minus_scheduled() -> None:
     sample = client_lag(ALL)
     assert sample is not None
     assert sample.max == pytest.approx(100.0)
+
+
+def test_metrics_page_has_every_measure_with_unit_and_formula() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    for metric in (*LATENCIES, *run_metrics(Slo())):
+        assert f"| {metric.title} | {metric.unit} | {metric.formula} |" in page
