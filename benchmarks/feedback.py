@@ -299,7 +299,7 @@ class _Measuring:
 
     async def _serve(self, side: str, turn: int, rate: float) -> Run:
         seed = self._plan.seed + turn
-        times_s = schedule(Poisson(rate), seed, self._plan.seconds, None)
+        times_s = schedule(Poisson(rate=rate), seed, self._plan.seconds, None)
         kinds = self._mix.draw(generator("adapters", seed), len(times_s))
         lengths = Lengths(output=Fixed(self._plan.max_new_tokens))
         planned = plan(times_s, kinds, self._examples, seed, lengths)

@@ -65,7 +65,7 @@ def make_trace(shape: TraceShape, *, rate: float, num_requests: int, seed: int) 
     Raises:
         ValueError: If the rate is not a positive number.
     """
-    arrivals_s = schedule(Poisson(rate), seed, None, num_requests)
+    arrivals_s = schedule(Poisson(rate=rate), seed, None, num_requests)
     popularity = zipf(shape.num_adapters, shape.zipf_exponent)
     generator = np.random.default_rng(seed)
     return tuple(_draw(shape, arrival_s, popularity, generator) for arrival_s in arrivals_s)

@@ -34,6 +34,7 @@ class Session:
         recording: What to run, and where what is seen goes.
         credentials: For a server that wants a key or speaks TLS.
         on_record: Called with each record, for progress.
+        on_made: Called as adapters are made, with how many there are and how many there will be.
 
     Raises:
         ValueError: If the scenario's data or traces cannot be used, or nothing would be sent.
@@ -44,8 +45,10 @@ class Session:
         recording: Recording,
         credentials: Credentials = NO_CREDENTIALS,
         on_record: Callable[[RequestRecord], None] | None = None,
+        on_made: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._recording, self._credentials, self._on_record = recording, credentials, on_record
+        self._recording, self._credentials = recording, credentials
+        self._on_record, self._on_made = on_record, on_made
         self._scenario = recording.scenario
         self._shares: Sequence[Share] = deal(self._scenario)
         self.num_planned = sum(len(share.planned) for share in self._shares if share.users is None)
@@ -84,7 +87,7 @@ class Session:
         async with connect(scenario.target, self._credentials) as client:
             if scenario.prepare is not None:
                 names = _names(kinds)
-                await prepare(cast(MedleyClient, client), names, scenario.prepare.source)
+                await prepare(cast(MedleyClient, client), names, scenario.prepare.source, self._on_made)
             warmer = Runner(client, RunnerConfig(timeout_s=scenario.target.timeout_s), _ignore)
             await warmer.warm_up(kinds, self._shares[0].planned[0].text, scenario.warm_up.rounds)
 

@@ -43,7 +43,7 @@ def run_once(scenario: Scenario, credentials: Credentials, folder: Path | None, 
     address = scenario.target.full_address
     try:
         with recording, _Bar(console) as bar:
-            session = Session(recording, credentials, bar.count)
+            session = Session(recording, credentials, bar.count, bar.prepare)
             bar.begin(session.num_planned)
             asyncio.run(session.run())
     except ServerGoneError as error:
@@ -125,6 +125,10 @@ class _Bar(Progress):
     def begin(self, num_planned: int) -> None:
         """Say how many there will be; 0 if that is not known."""
         self.update(self._bar, total=num_planned or None)
+
+    def prepare(self, num_made: int, num_missing: int) -> None:
+        """Say how many adapters were made before the run."""
+        self.update(self._bar, description=f"requests (adapters made: {num_made} of {num_missing})")
 
     def count(self, record: RequestRecord) -> None:
         """Count a record."""

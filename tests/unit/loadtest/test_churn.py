@@ -48,10 +48,12 @@ async def test_prepare_makes_what_is_missing_each_with_a_digest_of_its_own(
 ) -> None:
     async with create_client(protocol, _address(medley, protocol)) as client:
         await prepare(client, ["a", "b"], source)
-        await prepare(client, ["b", "c"], source)
+        made: list[tuple[int, int]] = []
+        await prepare(client, ["b", "c", "d"], source, lambda *progress: made.append(progress))
         versions = await client.list_adapters()
-    assert sorted((version.name, version.version) for version in versions) == [("a", 1), ("b", 1), ("c", 1)]
-    assert len({version.digest for version in versions}) == 3
+    assert sorted((version.name, version.version) for version in versions) == [("a", 1), ("b", 1), ("c", 1), ("d", 1)]
+    assert len({version.digest for version in versions}) == 4
+    assert made == [(1, 2), (2, 2)]
 
 
 async def test_operator_uploads_promotes_and_deletes_in_turn(

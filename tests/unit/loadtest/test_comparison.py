@@ -24,16 +24,16 @@ def _row(compared: Comparison, title: str):
     return next(row for row in compared.rows if row.title == title)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 1.5])
-def test_compare_interval_holds_the_true_ratio_as_often_as_it_says(ratio: float) -> None:
+def test_compare_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
+    ratio = 1.5
     num_held = {"e2e p50": 0, "e2e p90": 0}
-    for pair in range(40):
+    for pair in range(24):
         compared = compare(_side("one", 1.0, 2 * pair, 150), _side("other", ratio, 2 * pair + 1, 150))
         for title in num_held:
             row = _row(compared, title)
             num_held[title] += row.low <= ratio <= row.high
-    # 38 of 40 are to be expected; 32 or fewer come by chance less than once in a thousand.
-    assert all(held >= 33 for held in num_held.values()), num_held
+    # 23 of 24 are to be expected; 18 or fewer come by chance less than once in a thousand.
+    assert all(held >= 19 for held in num_held.values()), num_held
 
 
 def test_compare_slower_run_is_told_in_ratio_and_goodput() -> None:

@@ -1,4 +1,4 @@
-"""The page on load tests against the code: its scenario is one, and it names every scenario, kind, option and status."""
+"""The page on load tests against the code: its scenario is one, and it names every scenario, kind and option."""
 
 import re
 from pathlib import Path

@@ -96,12 +96,10 @@ async def test_percentiles_over_the_wire_are_the_servers_own(server, protocol: W
     # be a pause that is the machine's: a sound client has one good run of four.
     for attempt in range(4):
         server.took_s.clear()
-        server.ttfts_s = np.random.default_rng(attempt).uniform(0.4, 1.2, 150).tolist()
+        server.ttfts_s = np.random.default_rng(attempt).uniform(1.5, 3.0, 120).tolist()
         async with create_client(protocol, server.address(protocol)) as client:
             runner = Runner(client, RunnerConfig(), lambda record: None)
-            await client.summarize(SummaryRequest("x"), 10.0)
-            server.took_s.clear()
-            records = await runner.run(_planned(150, rate=100.0))
+            records = await runner.run(_planned(120, rate=100.0))
         report = summarize_run(records, Slo(), {})
         try:
             _assert_percentiles(report, "e2e", np.array(server.took_s) * 1e3)
