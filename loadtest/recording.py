@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from loadtest.records import RequestRecord, read_records, to_line
 from loadtest.scenario import Scenario
@@ -93,6 +93,6 @@ def load_recording(folder: Path) -> Recording:
     return recording
 
 
-def _lines(path: Path) -> list[dict[str, object]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
     # Without what comes behind the last end of a line: it was cut off.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]

@@ -8,17 +8,18 @@ Source:
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 _WEIGHTS = "adapter_model.safetensors"
 _LENGTH_BYTES = 8
-_ELEMENTS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
+_ELEMENTS: Mapping[str, np.dtype[Any]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 
 
 class SourceError(ValueError):
@@ -76,7 +77,7 @@ def _folder(source: str) -> Iterator[Path]:
         yield folder
 
 
-def _places(weights: bytes) -> list[tuple[int, int, np.dtype]]:
+def _places(weights: bytes) -> list[tuple[int, int, np.dtype[Any]]]:
     """Return where each tensor begins and ends, and what its elements are."""
     start = _LENGTH_BYTES + int.from_bytes(weights[:_LENGTH_BYTES], "little")
     tensors = {name: one for name, one in json.loads(weights[_LENGTH_BYTES:start]).items() if name != "__metadata__"}
