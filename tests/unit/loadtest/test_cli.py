@@ -81,11 +81,7 @@ async def test_loadtest_closed_loop_has_no_more_in_flight_than_users(server, tmp
     assert result.exit_code == 0, result.output
     records = read_records(tmp_path / "records.jsonl")
     assert [record.outcome for record in records] == [Outcome.COMPLETED] * 25
-    at_once = [
-        sum(other.sent_s < record.ended_s and other.ended_s > record.sent_s for other in records) for record in records
-    ]
     assert max(sum(other.sent_s <= record.sent_s < other.ended_s for other in records) for record in records) == 3
-    assert max(at_once) > 3
 
 
 async def test_loadtest_warm_up_refused_stops_before_the_run(server, tmp_path: Path) -> None:

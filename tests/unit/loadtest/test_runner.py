@@ -80,11 +80,18 @@ async def test_run_is_open_loop_slow_answers_do_not_hold_back_sending(server) ->
 
 
 async def test_run_too_many_in_flight_drops_and_counts(server) -> None:
-    server.ttft_s = 0.5
-    records = await _run(server, WireProtocol.HTTP, _planned("base", 20, rate=100.0), max_in_flight=3)
-    outcomes = summarize_run(records, Slo(), {}).total.outcomes
+    server.answering.clear()
+    seen: list[RequestRecord] = []
+    async with asyncio.timeout(60.0), asyncio.TaskGroup() as group:
+        planned = _planned("base", 20, rate=100.0)
+        run = group.create_task(_run(server, WireProtocol.HTTP, planned, seen, max_in_flight=3))
+        while len(seen) < 17:  # noqa: ASYNC110 - nothing tells of a record but the record
+            await asyncio.sleep(0.01)
+        server.answering.set()
+    outcomes = summarize_run(run.result(), Slo(), {}).total.outcomes
     assert outcomes == {"completed": 3, "failed": 0, "dropped": 17}
-    assert {record.error_code for record in records if record.outcome is Outcome.DROPPED} == {DROPPED_CODE}
+    dropped = {record.error_code for record in run.result() if record.outcome is Outcome.DROPPED}
+    assert dropped == {DROPPED_CODE}
 
 
 async def test_warm_up_goes_over_the_mix_and_is_not_recorded(server) -> None:
