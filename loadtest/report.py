@@ -77,7 +77,7 @@ class Report:
         error_examples: One message for each error code.
         num_warm_up: Requests of the warm-up, in no figure.
         churn: What changes of adapters did; None if there were none.
-        num_adapter_loads: Adapters the server brought to its device meanwhile; None if it did not tell.
+        num_adapter_loads: Adapters the server brought to its device in the measured part; None if it did not tell.
         schema_version: Version of this form.
     """
 
@@ -133,8 +133,16 @@ def summarize_run(
         error_examples={record.error_code: record.error_message for record in measured if record.error_code},
         num_warm_up=len(records) - len(measured),
         churn=_churn(measured, events, duration_s, slo) if events else None,
-        num_adapter_loads=readings[-1].num_loads - readings[0].num_loads if readings else None,
+        num_adapter_loads=_num_loads(readings),
     )
+
+
+def _num_loads(readings: Sequence[Reading]) -> int | None:
+    """Return how many adapters were loaded from the end of the warm-up on."""
+    if not readings:
+        return None
+    before = [reading for reading in readings if reading.at_s <= 0]
+    return readings[-1].num_loads - (before[-1] if before else readings[0]).num_loads
 
 
 def is_bystander(record: RequestRecord, changed: Set[str]) -> bool:

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.comparison import Comparison
+from loadtest.comparison import Comparison, Side
 from loadtest.histogram import Distribution
 from loadtest.metrics import LATENCIES, Slo
 from loadtest.records import Outcome
@@ -121,6 +121,24 @@ def sweep_table(sweep: Sweep) -> Table:
         mark = "knee" if point is sweep.knee else "" if point.is_good else "too much"
         rates = [f"{rate:.2f}" for rate in (point.rate, point.requests_per_s, point.goodput_per_s)]
         table.add_row(*rates, f"{point.good_share:.1%}", *latencies, mark)
+    return table
+
+
+def runs_table(sides: Sequence[Side]) -> Table:
+    """Return the main figures of several runs, a line each."""
+    names = [(tag, name) for tag in ("ttft", "tpot", "e2e") for name in ("p50", "p99")]
+    heads = [f"{tag} {name}" for tag, name in names]
+    table = Table("run", "kinds asked", *(metric.title for metric in run_metrics(Slo())), *heads, "failed", "loads")
+    table.title = "Runs, rates per s and latencies in ms"
+    _align_numbers(table, last=len(table.columns) - 1)
+    for side in sides:
+        total = side.report.total
+        rates = [f"{total.rates[metric.tag]:.2f}" for metric in run_metrics(Slo())]
+        latencies = [_cells(total.latencies[tag], (name,))[0] for tag, name in names]
+        num_failed = total.outcomes[Outcome.FAILED] + total.outcomes[Outcome.DROPPED]
+        loads = side.report.num_adapter_loads
+        ends = (str(num_failed), "-" if loads is None else str(loads))
+        table.add_row(side.title, str(len(side.report.adapters)), *rates, *latencies, *ends)
     return table
 
 

@@ -16,47 +16,49 @@ from loadtest.comparison import compare as compare_sides
 from loadtest.page import Page
 from loadtest.pictures import latency_cdf
 from loadtest.recording import Recording, RecordingError, load_recording
-from loadtest.tables import comparison_tables
+from loadtest.tables import comparison_tables, runs_table
 
 RunArgument = Annotated[Path, typer.Argument(help="A run's folder, or its report.json.")]
 
 
 def compare(
-    first: RunArgument,
-    second: RunArgument,
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs, or their report.json.")],
     *,
     out: OutOption = None,
-    titles: Annotated[str, typer.Option(help="How to call them: one,other.")] = "",
+    titles: Annotated[str, typer.Option(help="How to call them: before,after.")] = "",
 ) -> None:
-    """Put two runs side by side: every figure, the second's over the first's, and how sure that is.
+    """Put runs side by side: every figure, those of the others over the first's, and how sure that is.
 
     Exit status: 0, or 2 if one of them is no run.
     """
+    if len(runs) < 2:
+        raise typer.BadParameter("give two runs or more")
     console = Console()
-    recordings = [_load(path, console) for path in (first, second)]
+    recordings = [_load(path, console) for path in runs]
     named = titles.split(",") if titles else _titles(recordings)
-    if len(named) != 2 or not all(named):
-        raise typer.BadParameter("give two titles, as in --titles before,after")
-    sides = [
+    if len({*named, ""}) != len(runs) + 1 or len(named) != len(runs):
+        raise typer.BadParameter(f"give {len(runs)} different titles, as in --titles before,after")
+    first, *others = (
         Side(title, figures_of(recording, console), recording.records, recording.scenario.slo)
         for title, recording in zip(named, recordings, strict=True)
-    ]
-    compared = compare_sides(sides[0], sides[1])
-    tables = comparison_tables(compared)
+    )
+    compared = [compare_sides(first, other) for other in others]
+    tables = [runs_table([first, *others]), *(table for one in compared for table in comparison_tables(one))]
     console.print(*tables)
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)
-    (out / "comparison.json").write_text(json.dumps(compared.as_json(), indent=2) + "\n", encoding="utf-8")
+    shown = {"comparisons": [one.as_json() for one in compared]}
+    (out / "comparison.json").write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
     page = partial(
         Page,
-        title=f"{named[1]} against {named[0]}",
+        title=f"{' and '.join(named[1:])} against {named[0]}",
         sentences=[],
         tables=tables,
-        asked={side.title: dict(side.report.config) for side in sides},
+        asked={side.title: dict(side.report.config) for side in (first, *others)},
     )
-    runs = {side.title: side.measured for side in sides}
-    write_page(out, {"latency": lambda: latency_cdf(runs)}, page, console)
+    drawn = {side.title: side.measured for side in (first, *others)}
+    write_page(out, {"latency": lambda: latency_cdf(drawn)}, page, console)
     console.print(f"Kept in {out}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -82,6 +84,6 @@ def _titles(recordings: list[Recording]) -> list[str]:
         [recording.scenario.name for recording in recordings],
         [recording.folder.resolve().name if recording.folder else "" for recording in recordings],
         [recording.scenario.target.full_address for recording in recordings],
-        ["first", "second"],
+        [f"run {number}" for number in range(1, len(recordings) + 1)],
     )
-    return next(names for names in ways if len(set(names)) == 2)
+    return next(names for names in ways if len(set(names)) == len(recordings))

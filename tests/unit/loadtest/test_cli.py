@@ -181,7 +181,8 @@ async def test_compare_and_report_work_on_what_was_kept(server, tmp_path: Path) 
     result = CliRunner().invoke(app, ["compare", *runs, "--out", str(tmp_path / "both")], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "after against before" in result.output
-    rows = {row["title"]: row for row in json.loads((tmp_path / "both" / "comparison.json").read_text())["rows"]}
+    (compared,) = json.loads((tmp_path / "both" / "comparison.json").read_text())["comparisons"]
+    rows = {row["title"]: row for row in compared["rows"]}
     assert rows["TTFT p50"]["ratio"] > 2
     assert rows["TTFT p50"]["low"] > 1
     assert "after against before" in (tmp_path / "both" / "report.html").read_text()
@@ -190,6 +191,11 @@ async def test_compare_and_report_work_on_what_was_kept(server, tmp_path: Path) 
     again = CliRunner().invoke(app, ["report", str(tmp_path / "after")], env={"COLUMNS": "200"})
     assert again.exit_code == 0, again.output
     assert (tmp_path / "after" / "report.json").read_text() == made
+    several = CliRunner().invoke(app, ["compare", *runs, runs[0], "--titles", "a,b,c"], env={"COLUMNS": "200"})
+    assert several.exit_code == 0, several.output
+    assert all(title in several.output for title in ("b against a", "c against a"))
+    for wrong in ([runs[0]], [*runs, "--titles", "a,a"], [*runs, "--titles", "a"]):
+        assert CliRunner().invoke(app, ["compare", *wrong]).exit_code == 2
     none = CliRunner().invoke(app, ["compare", str(tmp_path), runs[1]], env={"COLUMNS": "200"})
     assert none.exit_code == 2
     assert "holds no run" in none.output

@@ -79,7 +79,7 @@ def test_report_tells_bystanders_from_changed_adapters() -> None:
         RequestRecord("base", Outcome.COMPLETED, 0.0, 0.0, 0.25, (), 3, "stop"),
     ]
     events = [Event(Change.UPLOAD, "a", 1, 0.1, 0.2), Event(Change.DELETE, "a", 1, 0.3, 0.4, "FAILED_PRECONDITION")]
-    readings = [Reading(0.0, 3, 0), Reading(1.0, 10, 2)]
+    readings = [Reading(-1.0, 1, 0), Reading(-0.1, 3, 0), Reading(1.0, 10, 2)]
     report = summarize_run(records, Slo(), {}, events, readings)
     churn = report.churn
     assert churn is not None
