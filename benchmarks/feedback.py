@@ -22,14 +22,17 @@ import psutil
 
 from benchmarks.feedback_sender import Feedback, FeedbackOutcome, ready_sender
 from benchmarks.machine import describe_machine
-from loadtest.arrivals import schedule
+from loadtest.arrivals import Poisson, generator, schedule
 from loadtest.clients import WireProtocol, create_client
 from loadtest.clients.base import NO_CREDENTIALS, MedleyClient, SummaryAnswer, SummaryRequest
 from loadtest.demo.server import ServerConfig, ServerProcess
 from loadtest.examples import SHIPPED_EXAMPLES, Example, read_examples
+from loadtest.lengths import Fixed, Lengths
+from loadtest.popularity import Weighted
 from loadtest.records import Outcome
-from loadtest.runner import Runner, RunnerConfig
-from loadtest.workload import parse_mix, plan
+from loadtest.runner import Runner
+from loadtest.sender import RunnerConfig
+from loadtest.workload import plan
 
 ALONE, BESIDE = "alone", "beside_feedback"
 SIDES = (ALONE, BESIDE)
@@ -250,7 +253,8 @@ class _Measuring:
         self._plan, self._client = plan_, _Remembering(client)
         self._address, self._process = server.address(WireProtocol.HTTP), psutil.Process(server.pid)
         self._examples: list[Example] = read_examples(SHIPPED_EXAMPLES)
-        self._kinds = parse_mix(plan_.mix)
+        self._mix = Weighted(plan_.mix)
+        self._kinds = self._mix.entries()
 
     async def result(self, rate: float | None) -> FeedbackResult:
         """Run everything."""
@@ -296,8 +300,11 @@ class _Measuring:
 
     async def _serve(self, side: str, turn: int, rate: float) -> Run:
         seed = self._plan.seed + turn
-        planned = plan(schedule(rate, seed, self._plan.seconds, None), self._kinds, self._examples, seed)
-        config = RunnerConfig(stream=False, max_new_tokens=self._plan.max_new_tokens)
+        times_s = schedule(Poisson(rate=rate), seed, self._plan.seconds, None)
+        kinds = self._mix.draw(generator("adapters", seed), len(times_s))
+        lengths = Lengths(output=Fixed(self._plan.max_new_tokens))
+        planned = plan(times_s, kinds, self._examples, seed, lengths)
+        config = RunnerConfig(stream=False)
         records = await Runner(self._client, config, lambda _record: None).run(planned)  # type: ignore[arg-type]
         completed = [record for record in records if record.outcome is Outcome.COMPLETED]
         if not completed:

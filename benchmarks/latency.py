@@ -7,6 +7,7 @@ from when a busy side got round to it. Knows no engine.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from loadtest.histogram import Distribution
 from loadtest.metrics import EndToEnd, InterTokenLatency, TimeToFirstToken
 from loadtest.records import Outcome, RequestRecord
 
@@ -82,5 +83,9 @@ def summarize(records: Sequence[RequestRecord]) -> Summary:
         duration_s=duration_s,
         tokens_per_s=num_tokens / duration_s,
         backlog_s=duration_s - max(record.scheduled_s for record in records),
-        latencies_ms={tag: asdict(values) if values else None for tag, values in found.items()},
+        latencies_ms={tag: _figures(values) if values else None for tag, values in found.items()},
     )
+
+
+def _figures(values: Distribution) -> dict[str, float]:
+    return {name: value for name, value in asdict(values).items() if name != "hdr"}

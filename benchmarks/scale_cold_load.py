@@ -17,7 +17,7 @@ from benchmarks.many_loras import forget_cached, write_many_loras
 from benchmarks.models import random_prompts
 from benchmarks.ours import OurEngine, ServedBatch, row_requests, serve_batch
 from benchmarks.scale_case import ScaleCase
-from loadtest.metrics import distribution
+from loadtest.histogram import distribution
 from server.engine.base import EngineRequest, ResolvedAdapter
 from server.engine.native.engine import NativeEngine
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loadtest.arrivals import schedule
+from loadtest.arrivals import Poisson, schedule
 
 # Ids below are special tokens in T5's vocabularies.
 _FIRST_ORDINARY_TOKEN = 3
@@ -65,7 +65,7 @@ def make_trace(shape: TraceShape, *, rate: float, num_requests: int, seed: int) 
     Raises:
         ValueError: If the rate is not a positive number.
     """
-    arrivals_s = schedule(rate, seed, None, num_requests)
+    arrivals_s = schedule(Poisson(rate=rate), seed, None, num_requests)
     popularity = zipf(shape.num_adapters, shape.zipf_exponent)
     generator = np.random.default_rng(seed)
     return tuple(_draw(shape, arrival_s, popularity, generator) for arrival_s in arrivals_s)

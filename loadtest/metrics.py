@@ -6,34 +6,14 @@ completed requests have latencies. Knows no clients. Definitions: ``docs/metrics
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-import numpy as np
+from pydantic import Field
 
+from loadtest.histogram import Distribution, distribution
 from loadtest.records import Outcome, RequestRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """A sample summed up; percentiles interpolate linearly between neighbours."""
-
-    count: int
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-    max: float
-
-
-def distribution(values: Iterable[float]) -> Distribution | None:
-    """Sum up a sample; None if it is empty."""
-    sample = np.fromiter(values, dtype=np.float64)
-    if sample.size == 0:
-        return None
-    p50, p90, p99 = (float(value) for value in np.percentile(sample, (50, 90, 99)))
-    return Distribution(int(sample.size), float(sample.mean()), p50, p90, p99, float(sample.max()))
+from loadtest.spec import spec
 
 
 class Latency(ABC):
@@ -48,10 +28,10 @@ class Latency(ABC):
     def values(self, record: RequestRecord) -> Sequence[float]:
         """Return what one completed request adds to the sample, in milliseconds; nothing if it cannot be known."""
 
-    def measure(self, records: Iterable[RequestRecord]) -> Distribution | None:
-        """Sum up a run; None if no request gave a value."""
+    def measure(self, records: Iterable[RequestRecord], *, encode: bool = False) -> Distribution | None:
+        """Sum up a run, with its histogram if so asked; None if no request gave a value."""
         completed = (record for record in records if record.outcome is Outcome.COMPLETED)
-        return distribution(value for record in completed for value in self.values(record))
+        return distribution((value for record in completed for value in self.values(record)), encode=encode)
 
 
 class TimeToFirstToken(Latency):
@@ -109,19 +89,23 @@ LATENCIES: tuple[Latency, ...] = (TimeToFirstToken(), InterTokenLatency(), TimeP
 
 def client_lag(records: Iterable[RequestRecord]) -> Distribution | None:
     """How late requests were sent, in milliseconds: if this is not small, the client is the bottleneck."""
-    return distribution((record.sent_s - record.scheduled_s) * 1e3 for record in records)
+    # A timer may fire a clock tick early.
+    return distribution(max(0.0, record.sent_s - record.scheduled_s) * 1e3 for record in records)
 
 
-@dataclass(frozen=True, slots=True)
+Bound = Annotated[float, Field(gt=0)]
+
+
+@spec
 class Slo:
     """Bounds in milliseconds that a good request keeps; None asks nothing.
 
     A request of one token has no TPOT and keeps any bound on it.
     """
 
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    e2e_ms: float | None = None
+    ttft_ms: Bound | None = None
+    tpot_ms: Bound | None = None
+    e2e_ms: Bound | None = None
 
     @property
     def bounds_ms(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The face both clients share: summarize, stream, score, upload, list. Knows no protocol.
+"""The faces of clients: what any server answers, and what Medley's can do beside it. Knows no protocol.
 
 A client belongs to one event loop and may carry any number of requests at once. Every failure is a
 :class:`ClientError` with a code: the server's own, or one of the client-side codes below.
@@ -64,12 +64,14 @@ class SummaryRequest:
         adapters: Adapter references; empty means the base.
         max_new_tokens: Most tokens to generate; the server's default when None.
         references: Reference summaries to score the answer against.
+        exact: Generate just ``max_new_tokens``, where the protocol can say so.
     """
 
     text: str
     adapters: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     references: tuple[str, ...] = ()
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class SummaryAnswer:
         finish_reason: ``stop`` or ``length``.
         num_prompt_tokens: Tokens of the prompt.
         num_output_tokens: Tokens generated.
-        timings: What the server measured.
+        timings: What the server measured, if it tells.
         scores: ROUGE in percent by metric name, when references were sent and scoring was in time.
     """
 
@@ -102,7 +104,7 @@ class SummaryAnswer:
     finish_reason: str
     num_prompt_tokens: int
     num_output_tokens: int
-    timings: ServerTimings
+    timings: ServerTimings | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -130,8 +132,8 @@ class AdapterVersion:
     state: str
 
 
-class MedleyClient(Protocol):
-    """A connection to a running server. Use as ``async with``."""
+class GenerationClient(Protocol):
+    """A connection to a running server, Medley's or another's. Use as ``async with``."""
 
     async def summarize(self, request: SummaryRequest, timeout_s: float) -> SummaryAnswer:
         """Return the whole answer.
@@ -148,6 +150,20 @@ class MedleyClient(Protocol):
             ClientError: If the server refused or failed, or could not be reached, also half way.
         """
         ...
+
+    async def __aenter__(self) -> Self:
+        """Open the connection."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection; requests in flight are cancelled."""
+        ...
+
+
+class MedleyClient(GenerationClient, Protocol):
+    """A connection to a running Medley server."""
 
     async def submit_references(self, request_id: str, references: Sequence[str]) -> Mapping[str, float]:
         """Score a finished request against references; ROUGE in percent by metric name.
@@ -173,14 +189,20 @@ class MedleyClient(Protocol):
         """
         ...
 
-    async def __aenter__(self) -> Self:
-        """Open the connection."""
+    async def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Point an alias at a version: promote it.
+
+        Raises:
+            ClientError: If the server refused it.
+        """
         ...
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connection; requests in flight are cancelled."""
+    async def delete_version(self, name: str, version: int) -> None:
+        """Delete a version once the requests that run on it have ended; aliases that point at it go.
+
+        Raises:
+            ClientError: If the server refused it.
+        """
         ...
 
 

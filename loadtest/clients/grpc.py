@@ -1,4 +1,4 @@
-"""The gRPC client: ``Summarize``, ``StreamSummarize``, ``SubmitReferences``, ``UploadAdapter``, ``ListAdapters``."""
+"""The gRPC client: ``Summarize``, ``StreamSummarize``, ``SubmitReferences``, and the changes of adapters."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,6 +120,18 @@ class GrpcClient:
                 adapter_pb2.ListAdaptersRequest(), timeout=CONTROL_TIMEOUT_S, metadata=self._metadata
             )
         return tuple(_version(version) for adapter in response.adapters for version in adapter.versions)
+
+    async def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Point an alias at a version; see :class:`~loadtest.clients.base.MedleyClient`."""
+        message = adapter_pb2.SetAliasRequest(name=name, alias=alias, version=version)
+        with _errors_translated():
+            await self._adapters.SetAlias(message, timeout=CONTROL_TIMEOUT_S, metadata=self._metadata)
+
+    async def delete_version(self, name: str, version: int) -> None:
+        """Delete a version; see :class:`~loadtest.clients.base.MedleyClient`."""
+        message = adapter_pb2.DeleteVersionRequest(name=name, version=version, force=True)
+        with _errors_translated():
+            await self._adapters.DeleteVersion(message, timeout=CONTROL_TIMEOUT_S, metadata=self._metadata)
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from contextlib import aclosing
 
-from loadtest.clients.base import MedleyClient, SummaryAnswer, SummaryRequest
+from loadtest.clients.base import GenerationClient, SummaryAnswer, SummaryRequest
 
 
 async def read_stream(
-    client: MedleyClient, request: SummaryRequest, timeout_s: float, on_text: Callable[[], None]
+    client: GenerationClient, request: SummaryRequest, timeout_s: float, on_text: Callable[[], None]
 ) -> SummaryAnswer:
     """Stream a summary and return the whole answer.
 

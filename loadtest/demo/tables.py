@@ -10,7 +10,7 @@ from rich.text import Text
 
 from loadtest.demo.scenario import DemoResult, Served
 from loadtest.examples import Example
-from loadtest.metrics import distribution
+from loadtest.histogram import distribution
 
 _ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 

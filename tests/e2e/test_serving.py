@@ -94,15 +94,16 @@ def test_demo_command_server_does_not_start_shows_its_last_words() -> None:
 async def test_loadtest_on_the_real_server_completes_everything(
     server: ServerProcess, protocol: WireProtocol, tmp_path: Path
 ) -> None:
-    file = tmp_path / "report.json"
     arguments = [
-        *("--protocol", protocol.value, "--address", server.address(protocol), "--json", str(file)),
+        *("--protocol", protocol.value, "--address", server.address(protocol), "--out", str(tmp_path)),
         *("--rate", "4", "--num-requests", "20", "--max-new-tokens", "24"),
         *("--mix", "base=1,dialogsum=2,dialogsum+dialogsum-prompt=1,dialogsum-topic=1"),
+        # On a busy machine the client may be late; that is not what this is about.
+        *("--set", "client.max_lag_p99_ms=60000"),
     ]
     result = await asyncio.to_thread(CliRunner().invoke, loadtest_app, arguments)
     assert result.exit_code == 0, result.output
-    total = json.loads(file.read_text())["total"]
+    total = json.loads((tmp_path / "report.json").read_text())["total"]
     assert total["outcomes"] == {"completed": 20, "failed": 0, "dropped": 0}
     assert 0.0 < total["latencies"]["ttft"]["p50"] <= total["latencies"]["e2e"]["p50"]
     assert 0 < total["num_output_tokens"] <= 20 * 24

@@ -24,6 +24,12 @@ from medley.v1 import (
 )
 
 
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class FakeServer:
     """What it says and how long it takes; tests change it before they ask."""
@@ -40,14 +46,23 @@ class FakeServer:
     uploads: list[tuple[str, str, dict[str, int]]] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     ca_pem: str = ""
+    ttfts_s: list[float] = field(default_factory=list)
+    took_s: list[float] = field(default_factory=list)
+    answering: asyncio.Event = field(default_factory=_set_event)
 
     def address(self, protocol: WireProtocol) -> str:
         return self.http if protocol is WireProtocol.HTTP else self.grpc
 
     async def generate(self) -> AsyncIterator[str]:
+        clock = asyncio.get_running_loop().time
+        started_s = clock()
         self.num_started += 1
+        await self.answering.wait()
+        ttft_s = self.ttfts_s.pop() if self.ttfts_s else self.ttft_s
         for index, word in enumerate(self.words):
-            await asyncio.sleep(self.gap_s if index else self.ttft_s)
+            await asyncio.sleep(self.gap_s if index else ttft_s)
+            if index == len(self.words) - 1:
+                self.took_s.append(clock() - started_s)
             yield word
             if self.fails_half_way:
                 raise FakeFailure("INTERNAL", "the engine broke")
@@ -100,6 +115,8 @@ class HttpFace:
             await self.answer(
                 send, 200, {"request_id": json.loads(body)["request_id"], "scores": dict.fromkeys(METRICS, 50.0)}
             )
+        elif path == "/metrics":
+            await self.answer(send, 404, error_body(FakeFailure("NOT_FOUND", "no such page")))
         elif scope["method"] == "GET":
             await self.answer(send, 200, {"adapters": [{"name": "a", "versions": [version("a")], "aliases": {}}]})
         else:

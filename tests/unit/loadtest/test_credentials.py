@@ -1,7 +1,6 @@
 """Keys and TLS of both clients, and of the command."""
 
 import asyncio
-import json
 from contextlib import aclosing
 from pathlib import Path
 
@@ -53,15 +52,16 @@ async def test_command_takes_key_and_authority_and_reports_no_key(
     (tmp_path / "ca.pem").write_text(secure_server.ca_pem)
     arguments = [
         *("--protocol", protocol.value, "--address", secure_server.address(protocol), "--rate", "50"),
-        *("--num-requests", "2", "--warmup", "0", "--json", str(tmp_path / "report.json")),
+        *("--num-requests", "2", "--warmup", "0", "--out", str(tmp_path / "run"), "--set", "observe.every_s=0"),
+        *("--set", "client.max_lag_p99_ms=60000"),
     ]
     env = {"MEDLEY_KEY": TOKEN, "MEDLEY_CA_FILE": str(tmp_path / "ca.pem")}
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=env)
     assert result.exit_code == 0, result.output
     assert secure_server.authorizations == [f"Bearer {TOKEN}"] * 2
-    report = (tmp_path / "report.json").read_text()
-    assert TOKEN not in report + result.output
-    assert json.loads(report)["config"]["ca_file"] == str(tmp_path / "ca.pem")
+    written = {file.name: file.read_text() for file in (tmp_path / "run").iterdir() if file.suffix != ".png"}
+    assert "report.json" in written
+    assert TOKEN not in "".join(written.values()) + result.output
 
 
 def test_command_with_an_unreadable_authority_is_refused(protocol: WireProtocol) -> None:

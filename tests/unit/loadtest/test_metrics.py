@@ -1,8 +1,11 @@
 """Formulas on records made by hand: the expected figures are worked out here, not by the code."""
 
+from pathlib import Path
+
 import pytest
 
 from loadtest.metrics import (
+    LATENCIES,
     EndToEnd,
     Goodput,
     InterTokenLatency,
@@ -12,9 +15,9 @@ from loadtest.metrics import (
     TimeToFirstToken,
     TokenThroughput,
     client_lag,
-    distribution,
 )
 from loadtest.records import Outcome, RequestRecord
+from loadtest.report import run_metrics
 
 # Sent at 1.0, text at 1.2, 1.3, 1.5, ended at 1.6 with 5 tokens (one piece carried two, one none).
 STREAMED = RequestRecord("a", Outcome.COMPLETED, 0.9, 1.0, 1.6, (1.2, 1.3, 1.5), 5, "stop")
@@ -48,16 +51,6 @@ def test_tpot_of_one_token_is_undefined() -> None:
     assert TimePerOutputToken().values(RequestRecord("a", Outcome.COMPLETED, 0, 0, 1, (1.0,), 1)) == []
 
 
-def test_distribution_interpolates_between_neighbours() -> None:
-    sample = distribution(float(value) for value in range(1, 102))
-    assert sample is not None
-    assert (sample.p50, sample.p90, sample.p99, sample.max, sample.mean) == pytest.approx((51, 91, 100, 101, 51))
-    pair = distribution([10.0, 20.0])
-    assert pair is not None
-    assert pair.p90 == pytest.approx(19.0)
-    assert distribution([]) is None
-
-
 def test_rates_count_completed_only() -> None:
     assert RequestThroughput().measure(ALL, 4.0) == pytest.approx(2 / 4)
     assert TokenThroughput().measure(ALL, 4.0) == pytest.approx(15 / 4)
@@ -82,3 +75,9 @@ def test_client_lag_is_sent_minus_scheduled() -> None:
     sample = client_lag(ALL)
     assert sample is not None
     assert sample.max == pytest.approx(100.0)
+
+
+def test_metrics_page_has_every_measure_with_unit_and_formula() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    for metric in (*LATENCIES, *run_metrics(Slo())):
+        assert f"| {metric.title} | {metric.unit} | {metric.formula} |" in page
