@@ -9,12 +9,13 @@ import { Answer, Badge, Empty, Heading, html, Note, Select, Table } from "../vie
 import { count } from "../words.js";
 
 const SPANS = [
+  ["60x20", "last 20 minutes"],
   ["300x24", "last 2 hours"],
   ["3600x24", "last 24 hours"],
   ["21600x28", "last 7 days"],
   ["86400x30", "last 30 days"],
 ];
-const SPAN_WORDS = { 300: "every five minutes", 3600: "each hour", 21600: "every six hours", 86400: "each day" };
+const SPAN_WORDS = { 60: "each minute", 300: "every five minutes", 3600: "each hour", 21600: "every six hours", 86400: "each day" };
 const FIRST_METRICS = ["rougeL", "rouge1", "rouge2", "rougeLsum", "bleu"];
 const NAMES = { rouge1: "ROUGE-1", rouge2: "ROUGE-2", rougeL: "ROUGE-L", rougeLsum: "ROUGE-Lsum", bleu: "BLEU", chrf: "chrF" };
 
@@ -83,7 +84,7 @@ function Course({ entries, metric, windowS, numWindows }) {
   }
   return html`<section class="card">
     <${Chart} title=${title} times=${course.times} lines=${course.lines} format=${format} height=${260} from=${to - windowS * numWindows} to=${to} points=${true} />
-    <p class="fine">Mean of ${SPAN_WORDS[windowS]}; the band is its bootstrap interval.</p>
+    <p class="fine">Mean of ${SPAN_WORDS[windowS]}; the band, or the line through a point that stands alone, is its bootstrap interval.</p>
     <${ChartTable} title=${title} times=${course.times} lines=${course.lines} format=${format} />
   </section>`;
 }
