@@ -1,4 +1,7 @@
-"""Rollouts in the console: looked at, started, ended by hand. The server's answers are made up here."""
+"""Rollouts in the console: looked at, started, ended by hand. The server's answers are made up here.
+
+What a server really answers is in ``test_console_live_rollouts.py``.
+"""
 
 import json
 import time
