@@ -20,6 +20,7 @@ from server.observability.metrics import Metrics
 from server.service.rollout_gate import BY_HAND, RolloutGate, tell
 
 _log = logging.getLogger(__name__)
+MAX_REASON_CHARS = 1000
 # Judging thousands of requests takes a while: no more than this share of one processor's time goes into it.
 _MAX_SHARE = 0.05
 
@@ -142,13 +143,14 @@ class RolloutService:
 
         Raises:
             InvalidAdapterReferenceError: If the key is not well formed.
-            InvalidAdapterError: If the reason cannot be kept.
+            InvalidArgumentError: If the reason is too long.
+            InvalidAdapterError: If it cannot be kept.
             NotFoundError: If there is no such rollout for the caller.
             FailedPreconditionError: If it has ended otherwise, or the alias was moved meanwhile.
             StoreError: If the database cannot be written.
         """
         check_key(idempotency_key)  # and no more: the same decision again changes nothing, under any key
-        change, reason = Change(principal.who, principal.origin), check_text(reason, "reason") or BY_HAND
+        change, reason = Change(principal.who, principal.origin), _checked(reason)
         rollout = await self.get(principal, name, rollout_id)
         return await asyncio.to_thread(self._gate.promote, rollout, change, reason)
 
@@ -159,13 +161,14 @@ class RolloutService:
 
         Raises:
             InvalidAdapterReferenceError: If the key is not well formed.
-            InvalidAdapterError: If the reason cannot be kept.
+            InvalidArgumentError: If the reason is too long.
+            InvalidAdapterError: If it cannot be kept.
             NotFoundError: If there is no such rollout for the caller.
             FailedPreconditionError: If it has ended otherwise, or is being promoted.
             StoreError: If the database cannot be written.
         """
         check_key(idempotency_key)  # and no more: the same decision again changes nothing, under any key
-        change, reason = Change(principal.who, principal.origin), check_text(reason, "reason") or BY_HAND
+        change, reason = Change(principal.who, principal.origin), _checked(reason)
         rollout = await self.get(principal, name, rollout_id)
         return await asyncio.to_thread(self._gate.roll_back, rollout, change, reason)
 
@@ -205,6 +208,12 @@ def _plan(adapter: AdapterRecord, alias: str, candidate_version: int, terms: Ter
             f"version {candidate.version} is a {candidate.kind} and cannot take the place of a {stable.kind}"
         )
     return Plan(adapter.name, alias, stable.version, candidate.version, terms)
+
+
+def _checked(reason: str) -> str:
+    if len(reason) > MAX_REASON_CHARS:
+        raise InvalidArgumentError(f"reason has at most {MAX_REASON_CHARS} characters", param="reason")
+    return check_text(reason, "reason") or BY_HAND
 
 
 def _check_seen(principal: Principal, name: str) -> None:
