@@ -16,14 +16,15 @@ const SPANS = [
   ["86400x30", "last 30 days"],
 ];
 const SPAN_WORDS = { 60: "each minute", 300: "every five minutes", 3600: "each hour", 21600: "every six hours", 86400: "each day" };
-const FIRST_METRICS = ["rougeL", "rouge1", "rouge2", "rougeLsum", "bleu"];
-const NAMES = { rouge1: "ROUGE-1", rouge2: "ROUGE-2", rougeL: "ROUGE-L", rougeLsum: "ROUGE-Lsum", bleu: "BLEU", chrf: "chrF" };
+export const FIRST_METRICS = ["rougeL", "rouge1", "rouge2", "rougeLsum", "bleu_sentence", "chrf_sentence", "exact_match"];
+const NAMES = { rouge1: "ROUGE-1", rouge2: "ROUGE-2", rougeL: "ROUGE-L", rougeLsum: "ROUGE-Lsum", bleu_sentence: "BLEU", chrf_sentence: "chrF" };
+const PERCENT = [...FIRST_METRICS, "repetition", "copy_rate"];
 
 export const metricName = (metric) => NAMES[metric] ?? metric.replaceAll("_", " ");
 
-// Percent figures have one decimal; shares and ratios, which are about 0 to 1, three.
+// Percent figures have one decimal; ratios, and what is not known to be percent, three.
 export function metricValue(metric) {
-  const digits = metric in NAMES ? 1 : 3;
+  const digits = PERCENT.includes(metric) ? 1 : 3;
   const words = new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   return (value) => (value === null || value === undefined ? "–" : words.format(value));
 }
