@@ -125,6 +125,8 @@ async def test_same_key_again_gives_the_first_rollout(client: RolloutClient, nam
         ({"percent": 100}, "percent"),
         ({"percent": 0}, "percent"),
         ({"metric": "rouge L"}, "metric"),
+        ({"metric": "bleu"}, "metric"),
+        ({"metric": "length_ratio"}, "metric"),
         ({"candidate": 1}, "candidate"),
         ({"candidate": 0}, "candidate"),
         ({"min_effect": -1.0}, "min_effect"),
