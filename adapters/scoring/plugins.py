@@ -128,6 +128,14 @@ def metrics_of(metrics: Sequence[str], task: str) -> tuple[str, ...]:
     return named or TASK_METRICS.get("-".join(task.lower().replace("_", " ").split()), DEFAULT_METRICS)
 
 
+def live_figures(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of what known metrics give of live traffic, in percent, once the text asked about is gone."""
+    plugins = (known_metrics()[name] for name in metrics)
+    return tuple(
+        figure for plugin in plugins if plugin.is_percent and not plugin.needs_source for figure in plugin.figures
+    )
+
+
 def joined_metrics(several: Iterable[Sequence[str]]) -> tuple[str, ...]:
     """Return what an answer of several adapters is scored by: all they ask for, each once; the default for none."""
     return tuple(dict.fromkeys(name for metrics in several for name in metrics)) or DEFAULT_METRICS

@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass, replace
 
 from adapters.errors import AdapterError
-from adapters.registry import AdapterRecord, Change, Registry
+from adapters.registry import AdapterRecord, Change, Registry, VersionRecord
 from adapters.registry_records import aliased_version, check_key, check_ready, check_text, find_version, no_adapter
-from adapters.scoring.plugins import percent_figures
+from adapters.scoring.plugins import live_figures, metrics_of
 from server.core.errors import FailedPreconditionError, InvalidArgumentError
 from server.core.principal import Principal
 from server.evaluation.rollouts.records import Plan, Rollout, State, Terms
@@ -99,14 +99,13 @@ class RolloutService:
         Raises:
             AdapterNotFoundError: If there is no such adapter for the caller, or it has no such alias or version.
             AdapterNotReadyError: If the candidate is not ready.
-            InvalidArgumentError: If the alias points at the candidate already, or no metric gives such a score.
+            InvalidArgumentError: If the alias points at the candidate already, or one is not scored by the metric.
             FailedPreconditionError: If the candidate cannot stand in the stable version's place, or a rollout of this
                 alias runs.
             IdempotencyConflictError: If the key was used for another rollout.
             StoreError: If the database cannot be written.
         """
         _check_seen(principal, name)
-        _check_metric(terms.metric)
         plan = _plan(self._registry.get(name), alias, candidate_version, terms)
         change = Change(principal.who, principal.origin, idempotency_key)
         rollout = await asyncio.to_thread(self._store.create, plan, change)
@@ -209,14 +208,19 @@ def _plan(adapter: AdapterRecord, alias: str, candidate_version: int, terms: Ter
         raise FailedPreconditionError(
             f"version {candidate.version} is a {candidate.kind} and cannot take the place of a {stable.kind}"
         )
+    _check_metric(terms.metric, stable)
+    _check_metric(terms.metric, candidate)
     return Plan(adapter.name, alias, stable.version, candidate.version, terms)
 
 
-def _check_metric(metric: str) -> None:
+def _check_metric(metric: str, version: VersionRecord) -> None:
     """Refuse what would never be scored, and so never decided."""
-    if metric not in percent_figures():
-        known = ", ".join(sorted(percent_figures()))
-        raise InvalidArgumentError(f"there is no score {metric} in percent; there are {known}", param="metric")
+    figures = live_figures(metrics_of(version.metrics, version.task))
+    if metric not in figures:
+        scored = f"is scored by {', '.join(figures)}" if figures else "has no score in percent"
+        raise InvalidArgumentError(
+            f"version {version.version} {scored}; a rollout by {metric} would never be decided", param="metric"
+        )
 
 
 def _checked(reason: str) -> str:

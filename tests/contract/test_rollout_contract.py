@@ -1,6 +1,7 @@
 """Rollouts by hand, one suite over HTTP and gRPC, on a whole server with the fake engine."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 from zlib import crc32
@@ -8,6 +9,7 @@ from zlib import crc32
 import pytest
 import pytest_asyncio
 
+from adapters.manifest import MANIFEST_FILE
 from adapters.registry import Change
 from server.access.keys import KeyRing
 from server.core.principal import Scope
@@ -163,6 +165,18 @@ async def test_what_is_not_there_is_not_found(client: RolloutClient, name: str) 
         client.roll_back(name, "ro_none"),
     ]
     assert {(await refusal(one)).code for one in asked} == {"NOT_FOUND"}
+
+
+async def test_metric_that_a_version_is_not_scored_by_is_refused(client: RolloutClient, name: str) -> None:
+    manifest = {"name": name, "kind": "lora", "task": "classification"}
+    files = lora_files(3) | {MANIFEST_FILE: json.dumps(manifest).encode()}
+    third = (await client.push(name, files))["version"]
+    refused = await refusal(client.start(name, third))
+    assert (refused.code, refused.param) == ("INVALID_ARGUMENT", "metric")
+    assert "version 3 is scored by exact_match" in refused.message
+    await client.set_alias(name, "next", third)
+    fourth = (await client.push(name, lora_files(4) | {MANIFEST_FILE: json.dumps(manifest).encode()}))["version"]
+    assert (await client.start(name, fourth, alias="next", metric="exact_match"))["metric"] == "exact_match"
 
 
 async def test_candidate_of_another_role_is_refused(client: RolloutClient, name: str) -> None:

@@ -19,6 +19,7 @@ from adapters.scoring.plugins import (
     check_metrics,
     joined_metrics,
     known_metrics,
+    live_figures,
     metric_suite,
     metrics_of,
     percent_figures,
@@ -60,6 +61,10 @@ def test_figures_in_percent_are_all_but_ratios(installed: list[EntryPoint]) -> N
     installed += [EntryPoint(name, f"{__name__}:{name.upper()}", "medley.metrics") for name in ("shouting", "volume")]
     known_metrics.cache_clear()
     assert {"shouting", "volume"} & percent_figures() == {"shouting"}
+
+
+def test_live_figures_are_those_in_percent_that_need_no_source() -> None:
+    assert live_figures(["exact_match", "length_ratio", "copy_rate", "repetition"]) == ("exact_match", "repetition")
 
 
 def test_rouge_of_a_hand_computed_example_matches() -> None:
