@@ -58,6 +58,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/oxlint --deny-warnings server/api/http/console
 
 fmt: install
 	$(BIN)/ruff format .

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 import yaml
 
+from adapters.errors import InvalidAdapterError
+from adapters.scoring.plugins import check_metrics
 from training.data.config import DataConfig
 from training.errors import TrainingConfigError
 
@@ -106,7 +108,12 @@ class BaseRecipe:
 
 @dataclass(frozen=True)
 class AdapterIdentity:
-    """What the adapter's manifest and card say of it; `num_samples` validation answers stand in the card."""
+    """What the adapter's manifest and card say of it.
+
+    Attributes:
+        num_samples: Validation answers that stand in the card.
+        metrics: What its answers are scored by once it is served; none for what its task has.
+    """
 
     name: str
     task: str
@@ -117,6 +124,18 @@ class AdapterIdentity:
     prompt_template: str
     limits: str
     num_samples: int = 0
+    metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse before the training what a server would refuse after it.
+
+        Raises:
+            TrainingConfigError: a metric is unknown.
+        """
+        try:
+            check_metrics(self.metrics)
+        except InvalidAdapterError as error:
+            raise TrainingConfigError(f"adapter.metrics: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,14 @@ class MetricPlugin:
         figures: The names of what it gives.
         needs_references: Whether it can say nothing of a text alone.
         needs_source: Whether it can say nothing without the text that was asked about.
+        is_percent: Whether its figures are from 0 to 100; others are in reports, but in no histogram and no rollout.
     """
 
     load: Callable[[], ScoreOne]
     figures: tuple[str, ...]
     needs_references: bool = True
     needs_source: bool = False
+    is_percent: bool = True
 
     def applies(self, references: Sequence[str], source: str) -> bool:
         """Whether there is what it needs."""
@@ -53,7 +55,11 @@ BUILT_IN: Mapping[str, MetricPlugin] = MappingProxyType(
         "exact_match": MetricPlugin(load_exact_match, ("exact_match",)),
         "repetition": MetricPlugin(lambda: load_signal("repetition"), ("repetition",), needs_references=False),
         "length_ratio": MetricPlugin(
-            lambda: load_signal("length_ratio"), ("length_ratio",), needs_references=False, needs_source=True
+            lambda: load_signal("length_ratio"),
+            ("length_ratio",),
+            needs_references=False,
+            needs_source=True,
+            is_percent=False,
         ),
         "copy_rate": MetricPlugin(
             lambda: load_signal("copy_rate"), ("copy_rate",), needs_references=False, needs_source=True
@@ -90,6 +96,11 @@ def known_metrics() -> Mapping[str, MetricPlugin]:
     return MappingProxyType(known)
 
 
+def percent_figures() -> frozenset[str]:
+    """Return the names of all figures that are in percent, of every known metric."""
+    return frozenset(figure for plugin in known_metrics().values() if plugin.is_percent for figure in plugin.figures)
+
+
 def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
     """Return the names if each is a metric's.
 
@@ -115,6 +126,14 @@ def metrics_of(metrics: Sequence[str], task: str) -> tuple[str, ...]:
     """
     named = tuple(name for name in metrics if name in known_metrics())
     return named or TASK_METRICS.get("-".join(task.lower().replace("_", " ").split()), DEFAULT_METRICS)
+
+
+def live_figures(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of what known metrics give of live traffic, in percent, once the text asked about is gone."""
+    plugins = (known_metrics()[name] for name in metrics)
+    return tuple(
+        figure for plugin in plugins if plugin.is_percent and not plugin.needs_source for figure in plugin.figures
+    )
 
 
 def joined_metrics(several: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -92,6 +92,7 @@ def print_version(version: "VersionWire", card: str) -> None:
         "created_s": _time(version["created_s"]),
         "tags": " ".join(version["tags"]),
         "scores": " ".join(f"{name}={value:g}" for name, value in version["scores"].items()),
+        "metrics": " ".join(version["metrics"]),
     }
     for fact, value in shown.items():
         if value not in ("", 0):

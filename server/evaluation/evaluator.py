@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
+from adapters.scoring.plugins import percent_figures
 from server.core.errors import InternalError, MedleyError, ResourceExhaustedError, UnavailableError
 from server.evaluation.config import EvaluationConfig
 from server.evaluation.records import Record
@@ -172,8 +173,8 @@ class Evaluator:
     def _publish(self, record: Record, scores: Mapping[str, float]) -> None:
         outcome = record.outcome
         label = self._labels.label(() if outcome.adapters == BASE else outcome.adapters.split("+"))
-        for metric, score in scores.items():
-            self._metrics.rouge.labels(metric=metric, adapters=label).observe(score)
+        for metric in scores.keys() & percent_figures():
+            self._metrics.evaluation_score.labels(metric=metric, adapters=label).observe(scores[metric])
         fields = {"request_id": outcome.request_id, "adapters": outcome.adapters, "digests": list(outcome.digests)}
         rounded = {metric: round(score, 2) for metric, score in scores.items()}
         _log.debug("request scored", extra={**fields, "scores": rounded})

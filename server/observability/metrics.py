@@ -144,9 +144,9 @@ class Metrics:
             "medley_shadows_dropped", "Requests no shadow ran beside, for want of room."
         )
         self.trace_spans = self._counter("medley_trace_spans", "Spans of traces, by what became of them.", "outcome")
-        self.rouge = Histogram(
-            "medley_rouge_score",
-            "ROUGE F-measure of served texts, in percent.",
+        self.evaluation_score = Histogram(
+            "medley_evaluation_score",
+            "Scores of served texts, in percent.",
             ("metric", "adapters"),
             buckets=_PERCENT_BUCKETS,
             registry=self.registry,

@@ -61,7 +61,7 @@ class FeedbackService:
             return None
 
     async def submit(self, principal: Principal, request_id: str, references: Sequence[str]) -> Mapping[str, float]:
-        """Score a finished request of the caller and return its scores in percent by metric name; they are on disk.
+        """Score a finished request of the caller and return its scores by metric name; they are on disk.
 
         Raises:
             InvalidArgumentError: If there are no references, too many, or one is empty or too long.

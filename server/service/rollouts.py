@@ -10,8 +10,9 @@ import time
 from dataclasses import dataclass, replace
 
 from adapters.errors import AdapterError
-from adapters.registry import AdapterRecord, Change, Registry
+from adapters.registry import AdapterRecord, Change, Registry, VersionRecord
 from adapters.registry_records import aliased_version, check_key, check_ready, check_text, find_version, no_adapter
+from adapters.scoring.plugins import live_figures, metrics_of
 from server.core.errors import FailedPreconditionError, InvalidArgumentError
 from server.core.principal import Principal
 from server.evaluation.rollouts.records import Plan, Rollout, State, Terms
@@ -20,6 +21,7 @@ from server.observability.metrics import Metrics
 from server.service.rollout_gate import BY_HAND, RolloutGate, tell
 
 _log = logging.getLogger(__name__)
+MAX_REASON_CHARS = 1000
 # Judging thousands of requests takes a while: no more than this share of one processor's time goes into it.
 _MAX_SHARE = 0.05
 
@@ -97,7 +99,7 @@ class RolloutService:
         Raises:
             AdapterNotFoundError: If there is no such adapter for the caller, or it has no such alias or version.
             AdapterNotReadyError: If the candidate is not ready.
-            InvalidArgumentError: If the alias points at the candidate already.
+            InvalidArgumentError: If the alias points at the candidate already, or one is not scored by the metric.
             FailedPreconditionError: If the candidate cannot stand in the stable version's place, or a rollout of this
                 alias runs.
             IdempotencyConflictError: If the key was used for another rollout.
@@ -142,13 +144,14 @@ class RolloutService:
 
         Raises:
             InvalidAdapterReferenceError: If the key is not well formed.
-            InvalidAdapterError: If the reason cannot be kept.
+            InvalidArgumentError: If the reason is too long.
+            InvalidAdapterError: If it cannot be kept.
             NotFoundError: If there is no such rollout for the caller.
             FailedPreconditionError: If it has ended otherwise, or the alias was moved meanwhile.
             StoreError: If the database cannot be written.
         """
         check_key(idempotency_key)  # and no more: the same decision again changes nothing, under any key
-        change, reason = Change(principal.who, principal.origin), check_text(reason, "reason") or BY_HAND
+        change, reason = Change(principal.who, principal.origin), _checked(reason)
         rollout = await self.get(principal, name, rollout_id)
         return await asyncio.to_thread(self._gate.promote, rollout, change, reason)
 
@@ -159,13 +162,14 @@ class RolloutService:
 
         Raises:
             InvalidAdapterReferenceError: If the key is not well formed.
-            InvalidAdapterError: If the reason cannot be kept.
+            InvalidArgumentError: If the reason is too long.
+            InvalidAdapterError: If it cannot be kept.
             NotFoundError: If there is no such rollout for the caller.
             FailedPreconditionError: If it has ended otherwise, or is being promoted.
             StoreError: If the database cannot be written.
         """
         check_key(idempotency_key)  # and no more: the same decision again changes nothing, under any key
-        change, reason = Change(principal.who, principal.origin), check_text(reason, "reason") or BY_HAND
+        change, reason = Change(principal.who, principal.origin), _checked(reason)
         rollout = await self.get(principal, name, rollout_id)
         return await asyncio.to_thread(self._gate.roll_back, rollout, change, reason)
 
@@ -204,7 +208,25 @@ def _plan(adapter: AdapterRecord, alias: str, candidate_version: int, terms: Ter
         raise FailedPreconditionError(
             f"version {candidate.version} is a {candidate.kind} and cannot take the place of a {stable.kind}"
         )
+    _check_metric(terms.metric, stable)
+    _check_metric(terms.metric, candidate)
     return Plan(adapter.name, alias, stable.version, candidate.version, terms)
+
+
+def _check_metric(metric: str, version: VersionRecord) -> None:
+    """Refuse what would never be scored, and so never decided."""
+    figures = live_figures(metrics_of(version.metrics, version.task))
+    if metric not in figures:
+        scored = f"is scored by {', '.join(figures)}" if figures else "has no score in percent"
+        raise InvalidArgumentError(
+            f"version {version.version} {scored}; a rollout by {metric} would never be decided", param="metric"
+        )
+
+
+def _checked(reason: str) -> str:
+    if len(reason) > MAX_REASON_CHARS:
+        raise InvalidArgumentError(f"reason has at most {MAX_REASON_CHARS} characters", param="reason")
+    return check_text(reason, "reason") or BY_HAND
 
 
 def _check_seen(principal: Principal, name: str) -> None:

@@ -1,71 +1,88 @@
 """Takes the pictures of docs/console.md: ``python -m tests.browser.figures``, with Chromium and the shipped adapters.
 
-A server of its own on the native engine, with requests of its own. A day of scores and a rollout cannot be waited for:
-those two pages are drawn from examples.
+A server of its own on the native engine, with rollouts and callers of its own, whose references are those of the
+shipped dialogues. Nothing is made up, so it takes ten minutes.
 """
 
 import asyncio
-import json
+import itertools
+import random
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 from playwright.async_api import Page
 
-from tests.browser.test_console_pages import answer_from_examples
+from loadtest.examples import SHIPPED_EXAMPLES, read_examples
 from tests.fixtures.chromium import DESKTOP, PHONE, chromium, visit
+from tests.fixtures.peft_files import Files
+from tests.fixtures.real_rollouts import LIBRARY, cut, files_of, weakened
 from tests.fixtures.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "docs" / "figures"
-LIBRARY = ROOT / "adapters" / "library"
 LIVE_S = 60
+LEAST_S, MOST_S = 420, 1500
 NUM_CALLERS = 3
-TEXT = (
-    "#Person1#: Did you book the room for Friday?\n#Person2#: Not yet, the big one is taken. Shall I take the small "
-    "one?\n#Person1#: Yes, please. We are only six.\n#Person2#: Good. I will send the invitation this afternoon."
-)
+CHOICES = (["dialogsum"], ["minutes"], ["dialogsum"], ["minutes"], ["tweetsumm"], [], ["dialogsum", "dialogsum-prompt"])
+SETTINGS = {
+    "library": str(LIBRARY),
+    "evaluation": {"warm_at_start": True},
+    "rollouts": {"look_s": 0.5},
+}
 
 
 async def main() -> None:
     """Take them all."""
     with tempfile.TemporaryDirectory() as folder:
-        server = ServerProcess(
-            Path(folder),
-            {"library": str(LIBRARY), "evaluation": {"warm_at_start": True}},
-            engine="native",
-            start_timeout_s=300,
-        )
+        server = ServerProcess(Path(folder), SETTINGS, engine="native", start_timeout_s=300)
         try:
             await server.start()
-            await _furnish(server)
             async with chromium() as browser:
+                await _furnish(server)
                 async with visit(browser, DESKTOP) as opened:
                     await _desktop(opened.page, server)
                 async with visit(browser, DESKTOP, "dark") as opened:
-                    await answer_from_examples(opened.page)
-                    await _take(opened.page, server, "quality", "quality", "ROUGE-L over time")
+                    await _quality(opened.page, server)
                 async with visit(browser, PHONE) as opened:
                     await _take(opened.page, server, "adapters", "phone", "dialogsum")
+                    await _take(opened.page, server, "rollouts", "phone-rollouts", "candidate is better")
         finally:
             server.kill()
 
 
 async def _furnish(server: ServerProcess) -> None:
-    """Upload a second version of one adapter."""
-    files = [("files", (path.name, path.read_bytes())) for path in sorted((LIBRARY / "tweetsumm").iterdir())]
+    """Begin a shadow that is worse than what it is beside, and a canary that is better."""
+    whole, weak = files_of(LIBRARY / "dialogsum"), weakened(LIBRARY / "dialogsum", 0.02)
     async with httpx.AsyncClient(base_url=server.http, timeout=120) as client:
-        answer = await client.post("/v1/adapters/dialogsum/versions", files=files, params={"tags": "candidate"})
-        assert answer.status_code == 201, answer.text
+        await _upload(client, "dialogsum", weak, tags="candidate")
+        await _upload(client, "minutes", weak, alias="stable")
+        await _upload(client, "minutes", whole, tags="candidate")
+        # Alone on two cores latencies are those of the callers, and say nothing of versions.
+        terms = {"candidate": 2, "percent": 50, "max_latency_ratio": 1000}
+        for name, more in (("dialogsum", {"mode": "shadow"}), ("minutes", {"automatic": False})):
+            answer = await client.post(f"/v1/adapters/{name}/rollouts", json=terms | more)
+            assert answer.status_code == 201, answer.text
+
+
+async def _upload(client: httpx.AsyncClient, name: str, files: Files, **params: str) -> None:
+    parts = [("files", part) for part in files.items()]
+    answer = await client.post(f"/v1/adapters/{name}/versions", files=parts, params=params)
+    assert answer.status_code == 201, answer.text
 
 
 async def _desktop(page: Page, server: ServerProcess) -> None:
-    await answer_from_examples(page)
     await page.goto(f"{server.http}/console#/live")
     async with asyncio.TaskGroup() as group:
-        callers = [group.create_task(_ask(server, number)) for number in range(NUM_CALLERS)]
+        callers = [group.create_task(_call(server, number)) for number in range(NUM_CALLERS)]
+        begun_s = time.monotonic()
         await asyncio.sleep(LIVE_S)
         await _shoot(page, "live")
+        while not await _is_decided(server) or time.monotonic() - begun_s < LEAST_S:
+            assert time.monotonic() - begun_s < MOST_S, "the rollouts are still undecided"
+            await asyncio.sleep(2)
         for caller in callers:
             caller.cancel()
     await _take(page, server, "adapters", "adapters", "dialogsum-topic")
@@ -82,15 +99,34 @@ async def _desktop(page: Page, server: ServerProcess) -> None:
     await _shoot(page, "playground")
 
 
-async def _ask(server: ServerProcess, number: int) -> None:
-    choices = [["dialogsum"], ["tweetsumm"], [], ["dialogsum", "dialogsum-prompt"]]
+async def _quality(page: Page, server: ServerProcess) -> None:
+    await page.goto(f"{server.http}/console#/quality")
+    await page.get_by_label("Time", exact=True).select_option("60x20")
+    await page.get_by_text("Mean of each minute").wait_for()
+    await page.wait_for_timeout(2500)
+    await _shoot(page, "quality")
+
+
+async def _is_decided(server: ServerProcess) -> bool:
     async with httpx.AsyncClient(base_url=server.http, timeout=60) as client:
-        turn = number
-        while True:
-            body = {"text": TEXT, "adapters": choices[turn % len(choices)], "max_new_tokens": 24 + 8 * (turn % 3)}
-            await client.post("/v1/summarize", content=json.dumps(body), headers={"content-type": "application/json"})
+        answers = [await client.get(f"/v1/adapters/{name}/rollouts") for name in ("dialogsum", "minutes")]
+    shadow, canary = (answer.json()["rollouts"][0] for answer in answers)
+    return bool(shadow["state"] != "running" and canary["verdict"] == "BETTER")
+
+
+async def _call(server: ServerProcess, number: int) -> None:
+    draws, examples = random.Random(number), read_examples(SHIPPED_EXAMPLES)
+    async with httpx.AsyncClient(base_url=server.http, timeout=60) as client:
+        for turn in itertools.count(number):
+            example = draws.choice(examples)
+            body: dict[str, Any] = {
+                "text": cut(example, draws),
+                "adapters": CHOICES[turn % len(CHOICES)],
+                "references": example.summaries,
+                "max_new_tokens": 24 + 8 * (turn % 3),
+            }
+            await client.post("/v1/summarize", json=body)
             await asyncio.sleep(0.05 * (turn % 7))
-            turn += 1
 
 
 async def _take(page: Page, server: ServerProcess, name: str, figure: str, words: str) -> None:

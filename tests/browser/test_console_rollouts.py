@@ -1,5 +1,9 @@
-"""Rollouts in the console: looked at, started, ended by hand. The server's answers are made up here."""
+"""Rollouts in the console: looked at, started, ended by hand. The server's answers are made up here.
 
+What a server really answers is in ``test_console_live_rollouts.py``.
+"""
+
+import asyncio
 import json
 import time
 from typing import Any
@@ -101,6 +105,24 @@ async def test_start_sends_what_was_chosen(desk: Visit, server: RunningServer) -
     await expect(dialog).to_have_count(0)
     body = {"alias": "stable", "candidate": 2, "mode": "shadow", "percent": 25, "metric": "rougeL", "automatic": False}
     assert rollouts.sent == [("adapters/dialogsum/rollouts", body | {"max_latency_ratio": 1.5})]
+
+
+async def test_start_waits_until_the_adapters_are_there(desk: Visit, server: RunningServer) -> None:
+    asked = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await asked.wait()
+        await route.continue_()
+
+    await desk.page.route("**/v1/adapters", late)
+    await desk.page.goto(f"{server.http}/console#/rollouts")
+    button = desk.page.get_by_role("button", name="Start a rollout…")
+    await expect(button).to_have_accessible_description("The adapters are not here yet.")
+    await button.click(force=True)
+    await expect(desk.page.get_by_role("dialog")).to_have_count(0)
+    asked.set()
+    await button.click()
+    await expect(desk.page.get_by_role("dialog")).to_be_visible()
 
 
 async def test_start_that_is_refused_stays_open_with_the_servers_words(desk: Visit, server: RunningServer) -> None:

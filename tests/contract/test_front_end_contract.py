@@ -4,6 +4,7 @@ The fake engine says the prompt itself, one byte a step, rotated by the adapters
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from adapters.manifest import MANIFEST_FILE
 from server.service.health import Phase
 from tests.fixtures.front_end_clients import Answer, Call, FrontEndClient, GrpcClient, HttpClient, Refused
 from tests.fixtures.peft_files import (
@@ -171,9 +173,12 @@ class TestScores:
     async def test_evaluations_gather_what_was_scored(self, client: FrontEndClient) -> None:
         before = (await client.evaluations()).get("base", (0, {}))[0]
         await client.summarize(Call(references=["one two three"]))
-        num_scored, means = (await client.evaluations())["base"]
-        assert num_scored == before + 1
-        assert set(means) == SCORES
+        # Figures that were dear to make, as the first ones on a busy machine, are told again for some seconds.
+        async with asyncio.timeout(20):
+            while (found := (await client.evaluations())["base"])[0] == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert found[0] == before + 1
+        assert set(found[1]) == SCORES
 
     @pytest.mark.parametrize(
         ("request_id", "references", "code"),
@@ -302,6 +307,14 @@ class TestAdapters:
         assert adapter["aliases"] == {"stable": 1}
         assert [version["digest"] for version in adapter["versions"]] == [version["digest"]]
         assert name in [adapter["name"] for adapter in await client.adapters()]
+
+    async def test_metrics_that_a_manifest_names_are_told(self, client: FrontEndClient) -> None:
+        name = f"metrics-{client.name}"
+        assert (await client.upload(name, lora_files(seed=17)))["metrics"] == []
+        manifest = {"name": name, "kind": "lora", "metrics": ["chrf", "rouge"]}
+        named = await client.upload(name, lora_files(seed=18) | {MANIFEST_FILE: json.dumps(manifest).encode()})
+        assert named["metrics"] == ["chrf", "rouge"]
+        assert [version["metrics"] for version in (await client.adapter(name))["versions"]] == [[], ["chrf", "rouge"]]
 
     async def test_same_files_again_give_the_same_version(self, client: FrontEndClient) -> None:
         name = f"again-{client.name}"

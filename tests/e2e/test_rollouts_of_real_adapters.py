@@ -13,37 +13,17 @@ pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 pytest.importorskip("torch", reason="needs torch")
 
-from safetensors.torch import load_file, save  # noqa: E402
-
 from loadtest.examples import SHIPPED_EXAMPLES, Example, read_examples  # noqa: E402
 from server.engine.factory import EngineConfig  # noqa: E402
 from server.service.rollouts import RolloutConfig  # noqa: E402
-from tests.fixtures.peft_files import WEIGHTS, Files  # noqa: E402
+from tests.fixtures.real_rollouts import LIBRARY, cut, files_of, weakened  # noqa: E402
 from tests.fixtures.rollout_story import NAME, RolloutStory  # noqa: E402
 from tests.fixtures.running_server import running_server  # noqa: E402
 
-LIBRARY = Path(__file__).parents[2] / "adapters" / "library"
 # Of what the adapter adds to the base.
 LEFT = 0.02
 BATCH = 20
 MAX_NUM_CALLS = 1200
-
-
-def files_of(folder: Path) -> Files:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def weakened(files: Files) -> Files:
-    """The same adapter with what it adds to the base scaled down to almost nothing."""
-    tensors = load_file(LIBRARY / "dialogsum" / WEIGHTS)
-    scaled = {name: tensor * LEFT if "lora_B" in name else tensor for name, tensor in tensors.items()}
-    return {**files, WEIGHTS: save(scaled, metadata={"format": "pt"})}
-
-
-def cut(example: Example, draws: random.Random) -> str:
-    """A dialogue without its last lines, so that the few there are give many scores."""
-    lines = example.text.split("\n")
-    return "\n".join(lines[: draws.randint(max(2, len(lines) // 2), len(lines))])
 
 
 async def call_until_ended(story: RolloutStory, rollout_id: str, examples: Sequence[Example]) -> dict[str, Any]:
@@ -64,13 +44,13 @@ async def call_until_ended(story: RolloutStory, rollout_id: str, examples: Seque
 async def test_weakened_adapter_is_rolled_back_and_the_whole_one_promoted_by_themselves(tmp_path: Path) -> None:
     engine = EngineConfig(name="native", model=str(LIBRARY / "medley-mini"), device="cpu")
     examples = read_examples(SHIPPED_EXAMPLES)
-    whole = files_of(LIBRARY / "dialogsum")
+    folder = LIBRARY / "dialogsum"
     async with (
         running_server(tmp_path, engine, rollouts=RolloutConfig(look_s=0.1)) as server,
         httpx.AsyncClient(base_url=server.http, timeout=120) as client,
     ):
         story = RolloutStory(client)
-        good, weak = await story.upload(whole, "stable"), await story.upload(weakened(whole))
+        good, weak = await story.upload(files_of(folder), "stable"), await story.upload(weakened(folder, LEFT))
 
         begun = await story.begin(weak, percent=50)
         ended = await call_until_ended(story, begun["id"], examples)

@@ -11,7 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from medley.v1 import adapter_pb2, evaluation_pb2, inference_pb2
+from medley.v1 import adapter_pb2, evaluation_pb2, inference_pb2, rollout_pb2
 from tests.fixtures.front_end_clients import Call
 from tests.fixtures.lifecycle_clients import GrpcLifecycle, Labels
 from tests.fixtures.peft_files import lora_files, prompt_files
@@ -39,7 +39,7 @@ DOCUMENTED = {
 }
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
-    for file in (inference_pb2, adapter_pb2, evaluation_pb2)
+    for file in (inference_pb2, adapter_pb2, rollout_pb2, evaluation_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

@@ -272,6 +272,7 @@ class TestReflection:
             "medley.v1.AdapterService",
             "medley.v1.EvaluationService",
             "medley.v1.InferenceService",
+            "medley.v1.RolloutService",
         ]
 
     async def test_every_method_can_be_called_from_what_was_learnt(self, server: RunningServer) -> None:
@@ -284,10 +285,11 @@ class TestReflection:
                 client.call(inference, "StreamGenerate", {"prompt": TEXT}),
                 client.call("medley.v1.AdapterService", "ListAdapters", {}),
                 client.call("medley.v1.EvaluationService", "GetEvaluation", {}),
+                client.call("medley.v1.RolloutService", "ListRollouts", {"name": "lora"}),
                 client.call("grpc.health.v1.Health", "Check", {"service": inference}),
             )
 
-        summary, pieces, text, text_pieces, adapters, _, health = await self._on_thread(server, calls)
+        summary, pieces, text, text_pieces, adapters, _, _, health = await self._on_thread(server, calls)
         assert summary[0]["adapters"][0]["name"] == "lora"
         assert summary[0]["finish_reason"] == "FINISH_REASON_STOP"
         for stream in (pieces, text_pieces):

@@ -105,6 +105,7 @@ class PeftForm:
             licence=about.licence,
             description=about.description,
             scores=dict(scores),
+            metrics=about.metrics,
         )
         write_manifest(manifest, folder)
 

@@ -50,6 +50,11 @@ GRPC_RULES: Mapping[str, Rule] = MappingProxyType(
         "/medley.v1.AdapterService/Rollback": _WRITE,
         "/medley.v1.AdapterService/DeleteVersion": _WRITE,
         "/medley.v1.AdapterService/UpdateVersion": _WRITE,
+        "/medley.v1.RolloutService/ListRollouts": _READ,
+        "/medley.v1.RolloutService/GetRollout": _READ,
+        "/medley.v1.RolloutService/StartRollout": _WRITE,
+        "/medley.v1.RolloutService/PromoteRollout": _WRITE,
+        "/medley.v1.RolloutService/RollBackRollout": _WRITE,
     }
 )
 

@@ -15,6 +15,8 @@ from medley.v1 import (
     evaluation_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
+    rollout_pb2,
+    rollout_pb2_grpc,
 )
 from server.access.tls import PLAIN_TEXT, TlsConfig
 from server.api.grpc.access import AccessInterceptor
@@ -24,13 +26,14 @@ from server.api.grpc.evaluation import EvaluationServicer
 from server.api.grpc.health import HealthServicer
 from server.api.grpc.inference import InferenceServicer
 from server.api.grpc.parsing import ParsingInterceptor
+from server.api.grpc.rollouts import RolloutServicer
 from server.api.grpc.tracing import TraceInterceptor
 from server.core.errors import FailedPreconditionError
 from server.service.door import Services
 
 SERVICE_NAMES = tuple(
     service.full_name
-    for file in (inference_pb2, adapter_pb2, evaluation_pb2)
+    for file in (inference_pb2, adapter_pb2, rollout_pb2, evaluation_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 _HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -52,6 +55,7 @@ def create_server(services: Services, config: GrpcConfig) -> aio.Server:
     )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceServicer(services.inference), server)
     adapter_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(services.adapters, services.uploads), server)
+    rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(services.rollouts), server)
     evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(EvaluationServicer(services.feedback), server)
     health_pb2_grpc.add_HealthServicer_to_server(
         HealthServicer(services.health, SERVICE_NAMES, config.health_poll_s), server

@@ -114,6 +114,7 @@ def version_message(version: VersionRecord) -> adapter_pb2.AdapterVersion:
         licence=version.licence,
         description=version.description,
         scores=version.scores,
+        metrics=version.metrics,
         created_s=version.created_s,
         tags=version.tags,
     )

@@ -50,7 +50,7 @@ class EvaluationReport:
         num_scored: Those that were scored against references.
         metrics: Its metrics.
         windows: Metric name → means over time, oldest first, without windows that have none.
-        drifted: What no longer looks as it did, by name; None where the server does not say.
+        drifted: What no longer looks as it did, by name; None where nothing was compared.
     """
 
     adapters: str
@@ -138,9 +138,9 @@ def _windows(entry: Mapping[str, object]) -> dict[str, list[WindowMean]]:
 
 
 def _drifted(entry: Mapping[str, object]) -> tuple[str, ...] | None:
-    if not isinstance(entry.get("drift"), dict):
-        return None
     drift = _object(entry, "drift")
+    if not drift:
+        return None
     return tuple(name for name in drift if _object(drift, name).get("drifted") is True)
 
 

@@ -19,8 +19,10 @@ from adapters.scoring.plugins import (
     check_metrics,
     joined_metrics,
     known_metrics,
+    live_figures,
     metric_suite,
     metrics_of,
+    percent_figures,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -35,6 +37,7 @@ def load_shouting() -> plugins.ScoreOne:
 
 
 SHOUTING = MetricPlugin(load_shouting, ("shouting",), needs_references=False)
+VOLUME = MetricPlugin(load_shouting, ("volume",), needs_references=False, is_percent=False)
 
 
 @pytest.fixture
@@ -50,6 +53,18 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
 def test_each_built_in_metric_gives_the_figures_it_says() -> None:
     for name, plugin in BUILT_IN.items():
         assert tuple(metric_suite([name])(ANSWER, REFERENCES, SOURCE)) == plugin.figures
+
+
+def test_figures_in_percent_are_all_but_ratios(installed: list[EntryPoint]) -> None:
+    assert {"rougeL", "bleu_sentence", "chrf_sentence", "exact_match", "copy_rate"} <= percent_figures()
+    assert "length_ratio" not in percent_figures()
+    installed += [EntryPoint(name, f"{__name__}:{name.upper()}", "medley.metrics") for name in ("shouting", "volume")]
+    known_metrics.cache_clear()
+    assert {"shouting", "volume"} & percent_figures() == {"shouting"}
+
+
+def test_live_figures_are_those_in_percent_that_need_no_source() -> None:
+    assert live_figures(["exact_match", "length_ratio", "copy_rate", "repetition"]) == ("exact_match", "repetition")
 
 
 def test_rouge_of_a_hand_computed_example_matches() -> None:

@@ -28,6 +28,7 @@ VERSION = {
     "description": "[red]of \x1b[31mtweets",
     "tags": ["night", "eu"],
     "scores": {"rouge1": 31.5},
+    "metrics": ["bleu", "chrf"],
     "prompt_template": "",
     "created_s": 1_700_000_000.0,
 }
@@ -183,7 +184,7 @@ def test_show_version_shows_facts_and_card_and_obeys_neither(fake: ScriptedServe
         "/v1/adapters/tweets/versions/2",
         "/v1/adapters/tweets/versions/2/card",
     ]
-    for fact in (DIGEST, "rouge1=31.5", "[red]of", "# Card\n", "Apache-2.0", "night eu"):
+    for fact in (DIGEST, "rouge1=31.5", "[red]of", "# Card\n", "Apache-2.0", "night eu", "bleu chrf"):
         assert fact in done.stdout
     assert "\x1b" not in done.stdout
     assert "\x07" not in done.stdout

@@ -88,6 +88,18 @@ def test_report_reads_windows_in_order_and_passes_over_those_without_the_metric(
     assert report.windows == {"rougeL": [WindowMean(1795833600, 25.0), WindowMean(1795837200, 27.0, 26.0, 28.0)]}
 
 
+@pytest.mark.parametrize(
+    ("drift", "words"),
+    [({}, "?"), ({"prompt_tokens": {"statistic": 0.1, "p_value": 0.4, "drifted": False}}, "no")],
+    ids=["too-few-requests", "none"],
+)
+def test_report_says_that_nothing_drifted_only_where_something_was_compared(
+    script: ScriptedServer, drift: dict[str, object], words: str
+) -> None:
+    script.answers = [Answer(body={"evaluations": [FULL | {"drift": drift}]})]
+    assert rows(run(script).stdout)[0][-1] == words
+
+
 def test_report_draws_a_metric_over_time(script: ScriptedServer, tmp_path: Path) -> None:
     done = run(script, "--plot", str(tmp_path / "report.png"))
     assert done.exit_code == 0, done.output

@@ -133,12 +133,25 @@ def test_load_adapter_recipe_extends_another_file_but_for_its_method(tmp_path):
         ("lora: {rank: 0}", "rank is 1 or more"),
         ("lora: {dropout: 1.0}", "dropout"),
         ("lora: {init: pissa}", "change the base's own weights"),
+        (
+            "extends: dialogsum.yaml\nadapter: {metrics: [rouge, nonsense]}",
+            "adapter.metrics: there is no metric .*nonsense.*bleu",
+        ),
+        ("extends: dialogsum.yaml\nadapter: {metrics: rouge}", "adapter.metrics"),
     ],
 )
 def test_load_adapter_recipe_mistake_is_refused(tmp_path, text, message):
+    _write(tmp_path, "dialogsum.yaml", (CONFIGS / "dialogsum.yaml").read_text())
     path = _write(tmp_path, "self.yaml", text)
     with pytest.raises(TrainingConfigError, match=message):
         load_adapter_recipe("lora", METHODS, path)
+
+
+def test_load_adapter_recipe_metrics_are_optional_and_kept_in_order(tmp_path):
+    parent = CONFIGS / "dialogsum.yaml"
+    assert load_adapter_recipe("lora", METHODS, parent).adapter.metrics == ()
+    recipe = load_adapter_recipe("lora", METHODS, parent, ["adapter.metrics=[chrf, rouge]"])
+    assert recipe.adapter.metrics == ("chrf", "rouge")
 
 
 @pytest.mark.parametrize(

@@ -50,13 +50,14 @@ def test_train_lora_changes_only_lora_tensors(tmp_path, tiny_base, tiny_data):
 
 
 def test_train_lora_manifest_and_card_say_what_was_made(tmp_path, tiny_base, tiny_data):
-    out = _train("lora", tmp_path, tiny_base, tiny_data, "lora: {rank: 4, alpha: 8}")
+    out = _train("lora", tmp_path, tiny_base, tiny_data, "lora: {rank: 4, alpha: 8}", "adapter.metrics=[chrf, rouge]")
     spec = read_base_spec(tiny_base)
     manifest = inspect_adapter(out, spec, CodecLimits(), "tickets")
     assert manifest.base_fingerprint == spec.fingerprint
     assert manifest.base_weights_digest == spec.weights_digest
     assert manifest.prompt_template == "Sum up.\n\n{{ text }}"
     assert set(manifest.scores) == {"rouge1", "rouge2", "rougeL"}
+    assert manifest.metrics == ("chrf", "rouge")
     card = (out / "card.md").read_text()
     assert "LEAD-3" in card
     assert "seed 13" in card

@@ -770,6 +770,7 @@ class AdapterVersion(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     CREATED_S_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     digest: _builtins.str
@@ -789,6 +790,10 @@ class AdapterVersion(_message.Message):
     def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its answers are scored by, as its manifest names it; what its task has when empty."""
+
     def __init__(
         self,
         *,
@@ -807,10 +812,11 @@ class AdapterVersion(_message.Message):
         scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         created_s: _builtins.float = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        metrics: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_s", b"created_s", "description", b"description", "digest", b"digest", "kind", b"kind", "licence", b"licence", "name", b"name", "num_virtual_tokens", b"num_virtual_tokens", "rank", b"rank", "reason", b"reason", "scores", b"scores", "size_bytes", b"size_bytes", "state", b"state", "tags", b"tags", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_s", b"created_s", "description", b"description", "digest", b"digest", "kind", b"kind", "licence", b"licence", "metrics", b"metrics", "name", b"name", "num_virtual_tokens", b"num_virtual_tokens", "rank", b"rank", "reason", b"reason", "scores", b"scores", "size_bytes", b"size_bytes", "state", b"state", "tags", b"tags", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,7 +70,7 @@ class SubmitReferencesResponse(_message.Message):
     request_id: _builtins.str
     @_builtins.property
     def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """ROUGE F-measures in percent by metric name."""
+        """By metric name: F-measures of ROUGE in percent, or what the adapters are scored by."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class AdapterEvaluation(_message.Message):
     """Of these, failed."""
     @_builtins.property
     def means(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Mean F-measure in percent by metric name."""
+        """Mean score by metric name."""
 
     @_builtins.property
     def metrics(self) -> _containers.MessageMap[_builtins.str, Global___MetricFigures]:

@@ -45,7 +45,7 @@ class ReferencesBody(WireModel):
 
 
 class ReferencesAnswer(TypedDict):
-    """ROUGE F-measures in percent by metric name."""
+    """The scores by metric name: ROUGE in percent, or what the adapters are scored by."""
 
     request_id: str
     scores: dict[str, float]

@@ -7,7 +7,7 @@ from adapters.registry import AdapterRecord, VersionRecord
 
 
 class VersionWire(TypedDict):
-    """One version of an adapter; ``created_s`` counts from the epoch."""
+    """One version of an adapter; ``created_s`` counts from the epoch, without ``metrics`` its task has its own."""
 
     name: str
     version: int
@@ -22,6 +22,7 @@ class VersionWire(TypedDict):
     licence: str
     description: str
     scores: dict[str, float]
+    metrics: list[str]
     prompt_template: str
     created_s: float
     tags: list[str]
@@ -77,6 +78,7 @@ def version_wire(version: VersionRecord) -> VersionWire:
         "licence": version.licence,
         "description": version.description,
         "scores": dict(version.scores),
+        "metrics": list(version.metrics),
         "prompt_template": version.prompt_template,
         "created_s": version.created_s,
         "tags": list(version.tags),

@@ -11,6 +11,7 @@ from adapters.manifest import NAME_PATTERN
 from adapters.registry import DEFAULT_ALIAS
 from server.api.http.wire.fields import WireModel
 from server.evaluation.rollouts.records import ROLLOUT_ID_PATTERN, Mode, Rollout, Terms
+from server.service.rollouts import MAX_REASON_CHARS
 
 _DEFAULTS = Terms()
 _MAX_VERSION = 999_999_999
@@ -61,7 +62,11 @@ class RolloutBody(WireModel):
 class DecisionBody(WireModel):
     """Why somebody decides."""
 
-    reason: str = Field("", max_length=1000, description="For people; kept with the decision.")
+    reason: str = Field(
+        "",
+        description="For people; kept with the decision.",
+        json_schema_extra={"maxLength": MAX_REASON_CHARS},
+    )
 
 
 class ArmWire(TypedDict):

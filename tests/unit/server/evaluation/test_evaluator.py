@@ -162,8 +162,24 @@ async def test_labels_beyond_the_bound_share_one_histogram() -> None:
     for adapters in ("a:1", "b:1", "base", "c:1"):
         await asyncio.wrap_future(evaluator.offer(record_of(adapters=adapters), ["x"]))
     await evaluator.stop()
-    counts = {
-        label: metrics.registry.get_sample_value("medley_rouge_score_count", {"metric": "rouge1", "adapters": label})
-        for label in ("a:1", "b:1", "base", "other")
-    }
+    counts = {label: num_observed(metrics, "rouge1", label) for label in ("a:1", "b:1", "base", "other")}
     assert counts == {"a:1": 1, "b:1": None, "base": 1, "other": 2}
+
+
+async def test_figures_that_are_not_in_percent_are_in_no_histogram() -> None:
+    class Ratios:
+        def score(self, *_: object) -> dict[str, float]:
+            return {"rougeL": 40.0, "length_ratio": 0.5, "nobody_knows": 3.0}
+
+    metrics = Metrics()
+    evaluator = Evaluator(Ratios, save_at_once, EvaluationConfig(), metrics)
+    await evaluator.start()
+    scores = await asyncio.wrap_future(evaluator.offer(record_of(adapters="a:1"), ["x"]))
+    await evaluator.stop()
+    assert scores == {"rougeL": 40.0, "length_ratio": 0.5, "nobody_knows": 3.0}
+    assert [num_observed(metrics, metric, "a:1") for metric in scores] == [1, None, None]
+
+
+def num_observed(metrics: Metrics, metric: str, label: str) -> float | None:
+    labels = {"metric": metric, "adapters": label}
+    return metrics.registry.get_sample_value("medley_evaluation_score_count", labels)

@@ -66,8 +66,8 @@ async def test_evaluations_and_histograms_are_kept_per_adapter_version(room: Roo
     found = await room.feedback.evaluations(ANYONE)
     figures = {each.adapters: (each.totals.num_scored, each.means["rouge1"]) for each in found}
     assert figures == {"base": (1, 0.0), "lora:1": (2, 50.0)}
-    assert room.counted("medley_rouge_score_count", metric="rouge1", adapters="lora:1") == 2
-    assert room.counted("medley_rouge_score_sum", metric="rouge1", adapters="lora:1") == 100.0
+    assert room.counted("medley_evaluation_score_count", metric="rouge1", adapters="lora:1") == 2
+    assert room.counted("medley_evaluation_score_sum", metric="rouge1", adapters="lora:1") == 100.0
 
 
 async def test_answers_are_scored_by_what_their_adapters_ask_for(room: Room, ask: AskFor) -> None:

@@ -109,6 +109,7 @@ function dataOf(times, lines) {
 function optionsOf({ lines, format, isWhole, width, height, range, points, setIndex }) {
   const series = [{}];
   const bands = [];
+  const whiskers = [];
   lines.forEach((line, i) => {
     const stroke = lineColor(i);
     series.push({ stroke, width: 2, dash: DASHES[i % MAX_NUM_LINES], points: { show: points, size: 6, fill: stroke }, spanGaps: false });
@@ -116,6 +117,7 @@ function optionsOf({ lines, format, isWhole, width, height, range, points, setIn
     const bound = { stroke: "transparent", width: 0, points: { show: false } };
     series.push(bound, bound);
     bands.push({ series: [series.length - 1, series.length - 2], fill: `${stroke}26` });
+    whiskers.push({ low: series.length - 2, high: series.length - 1, stroke });
   });
   const grid = { stroke: color("--border"), width: 1 };
   const axis = { stroke: color("--muted"), grid, ticks: { show: false }, font: "12px system-ui, sans-serif" };
@@ -133,8 +135,28 @@ function optionsOf({ lines, format, isWhole, width, height, range, points, setIn
       { ...axis, size: 26, gap: 6, values: axisTimes },
       { ...axis, size: 60, ...(isWhole ? { incrs: WHOLE_STEPS } : {}), values: (plot, ticks) => ticks.map((tick) => format(tick)) },
     ],
-    hooks: { setCursor: [(plot) => setIndex(plot.cursor.idx ?? null)] },
+    hooks: { setCursor: [(plot) => setIndex(plot.cursor.idx ?? null)], draw: [(plot) => drawWhiskers(plot, whiskers)] },
   };
+}
+
+// A band needs two points side by side: the interval of one that stands alone is a line through it.
+function drawWhiskers(plot, whiskers) {
+  const { ctx, data } = plot;
+  ctx.save();
+  ctx.lineWidth = 2 * devicePixelRatio;
+  for (const { low, high, stroke } of whiskers) {
+    ctx.strokeStyle = stroke;
+    data[0].forEach((time, i) => {
+      const stands = (at) => (data[low][at] ?? null) !== null;
+      if (!stands(i) || stands(i - 1) || stands(i + 1)) return;
+      const x = plot.valToPos(time, "x", true);
+      ctx.beginPath();
+      ctx.moveTo(x, plot.valToPos(data[low][i], "y", true));
+      ctx.lineTo(x, plot.valToPos(data[high][i], "y", true));
+      ctx.stroke();
+    });
+  }
+  ctx.restore();
 }
 
 function axisTimes(plot, ticks, axisIndex, space, stepS) {

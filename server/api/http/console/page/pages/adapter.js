@@ -46,7 +46,7 @@ function Aliases({ adapter }) {
     <dl>
       <div><dt>A bare name means</dt><dd>${served ? `version ${served.version}` : "nothing: no version is ready"}</dd></div>
       ${aliases.map(([alias, version]) => html`<div key=${alias}><dt>@${alias}</dt><dd>version ${version}</dd></div>`)}
-      ${served && html`<div><dt>Kind</dt><dd>${makeOf(served)}</dd></div><div><dt>Task</dt><dd>${served.task || "–"}</dd></div><div><dt>Licence</dt><dd>${served.licence || "–"}</dd></div>`}
+      ${served && html`<div><dt>Kind</dt><dd>${makeOf(served)}</dd></div><div><dt>Task</dt><dd>${served.task || "–"}</dd></div><div><dt>Scored by</dt><dd>${served.metrics.join(", ") || "what its task has"}</dd></div><div><dt>Licence</dt><dd>${served.licence || "–"}</dd></div>`}
     </dl>
     ${served?.description && html`<p class="fine">${served.description}</p>`}
   </section>`;

@@ -9,20 +9,22 @@ import { Answer, Badge, Empty, Heading, html, Note, Select, Table } from "../vie
 import { count } from "../words.js";
 
 const SPANS = [
+  ["60x20", "last 20 minutes"],
   ["300x24", "last 2 hours"],
   ["3600x24", "last 24 hours"],
   ["21600x28", "last 7 days"],
   ["86400x30", "last 30 days"],
 ];
-const SPAN_WORDS = { 300: "every five minutes", 3600: "each hour", 21600: "every six hours", 86400: "each day" };
-const FIRST_METRICS = ["rougeL", "rouge1", "rouge2", "rougeLsum", "bleu"];
-const NAMES = { rouge1: "ROUGE-1", rouge2: "ROUGE-2", rougeL: "ROUGE-L", rougeLsum: "ROUGE-Lsum", bleu: "BLEU", chrf: "chrF" };
+const SPAN_WORDS = { 60: "each minute", 300: "every five minutes", 3600: "each hour", 21600: "every six hours", 86400: "each day" };
+export const FIRST_METRICS = ["rougeL", "rouge1", "rouge2", "rougeLsum", "bleu_sentence", "chrf_sentence", "exact_match"];
+const NAMES = { rouge1: "ROUGE-1", rouge2: "ROUGE-2", rougeL: "ROUGE-L", rougeLsum: "ROUGE-Lsum", bleu_sentence: "BLEU", chrf_sentence: "chrF" };
+const PERCENT = [...FIRST_METRICS, "repetition", "copy_rate"];
 
 export const metricName = (metric) => NAMES[metric] ?? metric.replaceAll("_", " ");
 
-// Percent figures have one decimal; shares and ratios, which are about 0 to 1, three.
+// Percent figures have one decimal; ratios, and what is not known to be percent, three.
 export function metricValue(metric) {
-  const digits = metric in NAMES ? 1 : 3;
+  const digits = PERCENT.includes(metric) ? 1 : 3;
   const words = new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   return (value) => (value === null || value === undefined ? "–" : words.format(value));
 }
@@ -83,7 +85,7 @@ function Course({ entries, metric, windowS, numWindows }) {
   }
   return html`<section class="card">
     <${Chart} title=${title} times=${course.times} lines=${course.lines} format=${format} height=${260} from=${to - windowS * numWindows} to=${to} points=${true} />
-    <p class="fine">Mean of ${SPAN_WORDS[windowS]}; the band is its bootstrap interval.</p>
+    <p class="fine">Mean of ${SPAN_WORDS[windowS]}; the band, or the line through a point that stands alone, is its bootstrap interval.</p>
     <${ChartTable} title=${title} times=${course.times} lines=${course.lines} format=${format} />
   </section>`;
 }

@@ -5,12 +5,12 @@ import * as api from "../api.js";
 import { adapterPath, makeOf, readyOf, servedOf } from "../adapters_data.js";
 import { useAct } from "../store.js";
 import { Confirm, Field, html, say, Select } from "../view.js";
+import { FIRST_METRICS } from "./quality.js";
 
 const MODES = [
   ["canary", "Canary: answers a part of the traffic"],
   ["shadow", "Shadow: runs beside, never answers"],
 ];
-const METRICS = ["rougeL", "rouge1", "rouge2", "rougeLsum", "bleu"];
 const LIMITS = [
   ["min_effect", "Smallest difference that matters", "Points of the measure"],
   ["max_num_requests", "Most requests", "Then it ends undecided"],
@@ -43,7 +43,7 @@ export function Start({ adapters, first, mayNot, onClose }) {
       <${Select} label="Mode" value=${form.mode} options=${MODES} onChange=${set("mode")} />
       <${Text} label="Percent of the traffic" type="number" min="1" max="100" value=${form.percent} onChange=${set("percent")} required />
       <${Text} label="Measure" list="metrics" value=${form.metric} onChange=${set("metric")} required />
-      <datalist id="metrics">${METRICS.map((metric) => html`<option key=${metric} value=${metric} />`)}</datalist>
+      <datalist id="metrics">${FIRST_METRICS.map((metric) => html`<option key=${metric} value=${metric} />`)}</datalist>
     </div>
     <label class="check">
       <input type="checkbox" checked=${form.automatic} onChange=${(event) => set("automatic")(event.target.checked)} />

@@ -32,7 +32,7 @@ export function Rollouts() {
   const poll = usePoll((signal) => (adapters.data ? rolloutsOf(chosen ? [chosen] : names, signal) : null), 5000, [chosen, names.join()]);
   const isMissing = poll.data === undefined;
   const startable = (adapters.data ?? []).filter((adapter) => readyOf(adapter).length > 1);
-  const why = mayNot || (adapters.data && startable.length === 0 ? "A rollout needs an adapter with two ready versions." : "");
+  const why = mayNot || whyNot(adapters.data, startable);
   const close = (isDone) => {
     setDialog(null);
     if (isDone === true) poll.reload();
@@ -50,6 +50,11 @@ export function Rollouts() {
     <//>`}
     ${dialog?.what === "start" && html`<${Start} adapters=${startable} first=${chosen} mayNot=${mayNot} onClose=${close} />`}
     ${dialog?.rollout && html`<${End} key=${dialog.what} ...${dialog} mayNot=${mayNot} onClose=${close} />`}`;
+}
+
+function whyNot(adapters, startable) {
+  if (!adapters) return "The adapters are not here yet.";
+  return startable.length === 0 ? "A rollout needs an adapter with two ready versions." : "";
 }
 
 const None = () => html`<${Empty} title="No rollouts yet">
