@@ -171,6 +171,9 @@ async def test_figures_that_are_not_in_percent_are_in_no_histogram() -> None:
         def score(self, *_: object) -> dict[str, float]:
             return {"rougeL": 40.0, "length_ratio": 0.5, "nobody_knows": 3.0}
 
+        def close(self) -> None:
+            pass
+
     metrics = Metrics()
     evaluator = Evaluator(Ratios, save_at_once, EvaluationConfig(), metrics)
     await evaluator.start()
