@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,29 @@ def fake_place(folder: Path) -> Iterator[Place]:
     yield t5_place(folder, make)
 
 
+def fake_process_place(folder: Path) -> Iterator[Place]:
+    from server.engine.process.engine import ProcessEngine
+
+    def make(**limits: int) -> Engine:
+        return ProcessEngine(partial(FakeEngine, FakeEngineConfig(step_time_s=0.001, **limits)))
+
+    write_t5_folders(folder)
+    yield t5_place(folder, make)
+
+
+def native_process_place(folder: Path) -> Iterator[Place]:
+    from server.engine.factory import make_native
+    from server.engine.native.config import NativeEngineConfig
+    from server.engine.process.engine import ProcessEngine
+
+    def make(**limits: int) -> Engine:
+        config = NativeEngineConfig(str(base), device="cpu", dtype="float32", num_threads=1, **limits)
+        return ProcessEngine(partial(make_native, config))
+
+    base = write_t5_folders(folder)
+    yield t5_place(folder, make)
+
+
 def native_place(folder: Path) -> Iterator[Place]:
     from server.engine.native.engine import NativeEngine, NativeEngineConfig
 
@@ -81,9 +105,16 @@ def vllm_place(folder: Path) -> Iterator[Place]:
     shared.shutdown()
 
 
-PLACES = {"fake": fake_place, "native": native_place, "vllm": vllm_place}
+PLACES = {
+    "fake": fake_place,
+    "fake in its own process": fake_process_place,
+    "native": native_place,
+    "native in its own process": native_process_place,
+    "vllm": vllm_place,
+}
 MARKS = {
     "native": [pytest.mark.torch],
+    "native in its own process": [pytest.mark.torch],
     # What vLLM imports warns of what it imports.
     "vllm": [pytest.mark.vllm, pytest.mark.slow, pytest.mark.filterwarnings("default")],
 }
