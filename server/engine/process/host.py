@@ -98,12 +98,12 @@ class _EngineHost:
     def _submit(self, key: int, request: EngineRequest) -> None:
         try:
             outputs = self._running().submit(request)
-        except MedleyError as error:
-            self._put(key, EngineOutput(finish_reason=FinishReason.ERROR, error=error))
+        except MedleyError as refusal:
+            self._put(key, EngineOutput(finish_reason=FinishReason.ERROR, error=refusal))
         except Exception:
             _log.exception("the engine could not take a request", extra={"request_id": request.request_id})
-            error = InternalError("the engine failed on this request")
-            self._put(key, EngineOutput(finish_reason=FinishReason.ERROR, error=error))
+            failure = InternalError("the engine failed on this request")
+            self._put(key, EngineOutput(finish_reason=FinishReason.ERROR, error=failure))
         else:
             self._open[key] = request.request_id
             outputs.forward(partial(self._put, key))
