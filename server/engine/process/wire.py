@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from adapters.errors import AdapterError
 from server.core.errors import MedleyError
@@ -186,9 +186,8 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send what has waited."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.writelines(self._unsent)
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.writelines(self._unsent)
         self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:
