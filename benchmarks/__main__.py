@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 _BENCHMARKS = (
     "engine",
+    "engine_process",
     "feedback",
     "lease",
     "open_loop",

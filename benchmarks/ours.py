@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from benchmarks.closed_batch import Tokens
 from server.core.sampling import SamplingParams
-from server.engine.base import EngineInfo, EngineRequest, EngineStats, ResolvedAdapter
+from server.engine.base import Engine, EngineInfo, EngineRequest, EngineStats, ResolvedAdapter
 from server.engine.native.engine import NativeEngine, NativeEngineConfig
 
 Result = TypeVar("Result")
@@ -97,7 +97,7 @@ def config_for(
     )
 
 
-async def serve_row(engine: NativeEngine, request: EngineRequest) -> ServedRow:
+async def serve_row(engine: Engine, request: EngineRequest) -> ServedRow:
     """Serve one request to its end.
 
     Raises:

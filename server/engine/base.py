@@ -4,7 +4,7 @@ An engine sees token ids and resolved adapters only: it knows no text, no adapte
 All methods are called from the event loop's thread; an engine keeps its own threads or processes behind them.
 """
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -199,6 +199,10 @@ class Outputs(Protocol):
     @property
     def has_next(self) -> bool:
         """Whether the next output is there already, so that no time passes until it can be read."""
+        ...
+
+    def forward(self, take: Callable[[EngineOutput], None]) -> None:
+        """Give every output to ``take`` as it comes, without a task; the iterator is then not read any more."""
         ...
 
 

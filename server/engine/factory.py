@@ -1,16 +1,20 @@
 """From what the operator set to the engine, importing the chosen one only. Starts nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from adapters.errors import AdapterError
 from adapters.strict_json import parse_object, show
 from server.core.errors import FailedPreconditionError
 from server.engine.base import Engine
 from server.engine.model_folder import model_folder
+
+if TYPE_CHECKING:
+    from server.engine.native.config import NativeEngineConfig
 
 EngineName = Literal["native", "vllm", "fake"]
 Quantization = Literal["none", "int8", "bitsandbytes-8bit", "bitsandbytes-4bit", "bitsandbytes-4bit-double"]
@@ -48,6 +52,8 @@ class EngineConfig:
         max_host_adapter_bytes: Most bytes of adapters that the native engine keeps ready in host memory.
         num_threads: CPU threads of the step loop; 0 leaves it to the engine.
         step_time_s: Seconds one step of the fake engine takes.
+        own_process: Whether the engine computes in a process of its own; ``auto`` leaves it to the engine. vLLM always
+            does.
         vllm: Further engine arguments of vLLM, by vLLM's names.
     """
 
@@ -69,6 +75,7 @@ class EngineConfig:
     max_host_adapter_bytes: int = 2 << 30
     num_threads: int = 0
     step_time_s: float = 0.0
+    own_process: Literal["auto"] | bool = "auto"
     vllm: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -118,47 +125,60 @@ def _fake(config: EngineConfig, model: str) -> Engine:
     from adapters.base_spec import read_base_spec
     from server.engine.fake import FAKE_BASE, FakeEngine, FakeEngineConfig
 
-    return FakeEngine(
-        FakeEngineConfig(
-            base=read_base_spec(Path(model)) if model else FAKE_BASE,
-            step_time_s=config.step_time_s,
-            max_num_seqs=config.max_num_seqs or _MAX_NUM_SEQS,
-            max_num_waiting=config.max_num_waiting,
-            max_model_len=config.max_model_len or _MAX_MODEL_LEN,
-            max_new_tokens=config.max_new_tokens or _MAX_NEW_TOKENS,
-            max_loras=config.max_loras,
-            max_lora_rank=config.max_lora_rank,
-            max_soft_prompts=config.max_soft_prompts,
-            max_virtual_tokens=config.max_virtual_tokens,
-        )
+    fake = FakeEngineConfig(
+        base=read_base_spec(Path(model)) if model else FAKE_BASE,
+        step_time_s=config.step_time_s,
+        max_num_seqs=config.max_num_seqs or _MAX_NUM_SEQS,
+        max_num_waiting=config.max_num_waiting,
+        max_model_len=config.max_model_len or _MAX_MODEL_LEN,
+        max_new_tokens=config.max_new_tokens or _MAX_NEW_TOKENS,
+        max_loras=config.max_loras,
+        max_lora_rank=config.max_lora_rank,
+        max_soft_prompts=config.max_soft_prompts,
+        max_virtual_tokens=config.max_virtual_tokens,
     )
+    return _placed(partial(FakeEngine, fake), own_process=config.own_process is True)
 
 
 def _native(config: EngineConfig, model: str) -> Engine:
     from server.engine.native.config import NativeEngineConfig
+
+    native = NativeEngineConfig(
+        model=model,
+        device=config.device,
+        dtype="float32" if config.dtype == "auto" else config.dtype,
+        quantization=config.quantization,
+        max_num_seqs=config.max_num_seqs or _MAX_NUM_SEQS,
+        max_num_waiting=config.max_num_waiting,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_prefill_tokens_per_step=config.max_prefill_tokens_per_step,
+        max_model_len=config.max_model_len or _MAX_MODEL_LEN,
+        max_new_tokens=config.max_new_tokens or _MAX_NEW_TOKENS,
+        max_loras=config.max_loras,
+        max_lora_rank=config.max_lora_rank,
+        max_soft_prompts=config.max_soft_prompts,
+        max_virtual_tokens=config.max_virtual_tokens,
+        max_host_adapter_bytes=config.max_host_adapter_bytes,
+        num_threads=config.num_threads,
+    )
+    return _placed(partial(make_native, native), own_process=config.own_process is not False)
+
+
+def make_native(config: "NativeEngineConfig") -> Engine:
+    """Return a native engine, not started; what imports torch is imported here, in the process that computes."""
     from server.engine.native.engine import NativeEngine
 
-    engine: Engine = NativeEngine(
-        NativeEngineConfig(
-            model=model,
-            device=config.device,
-            dtype="float32" if config.dtype == "auto" else config.dtype,
-            quantization=config.quantization,
-            max_num_seqs=config.max_num_seqs or _MAX_NUM_SEQS,
-            max_num_waiting=config.max_num_waiting,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            max_prefill_tokens_per_step=config.max_prefill_tokens_per_step,
-            max_model_len=config.max_model_len or _MAX_MODEL_LEN,
-            max_new_tokens=config.max_new_tokens or _MAX_NEW_TOKENS,
-            max_loras=config.max_loras,
-            max_lora_rank=config.max_lora_rank,
-            max_soft_prompts=config.max_soft_prompts,
-            max_virtual_tokens=config.max_virtual_tokens,
-            max_host_adapter_bytes=config.max_host_adapter_bytes,
-            num_threads=config.num_threads,
-        )
-    )
+    engine: Engine = NativeEngine(config)
     return engine
+
+
+def _placed(make: Callable[[], Engine], *, own_process: bool) -> Engine:
+    """Return an engine that computes here, or one that computes in a process of its own."""
+    if not own_process:
+        return make()
+    from server.engine.process.engine import ProcessEngine
+
+    return ProcessEngine(make)
 
 
 def _vllm(config: EngineConfig, model: str) -> Engine:

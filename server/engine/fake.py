@@ -11,7 +11,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 from adapters.errors import InvalidAdapterError
 from adapters.manifest import AdapterKind, AdapterRole, BaseModelSpec
@@ -33,6 +34,7 @@ from server.engine.fake_answers import (
     whole_answer,
 )
 from server.engine.fake_slots import FakeSlots
+from server.engine.streams import OutputStream
 
 # It has no logits: what only changes those changes nothing. A grammar would have to.
 FEATURES = frozenset(Feature) - {Feature.GRAMMAR}
@@ -91,8 +93,8 @@ class FakeEngineConfig:
 class _Row:
     request: EngineRequest
     answer: tuple[int, ...]
+    stream: OutputStream
     submitted_s: float
-    outputs: "asyncio.Queue[EngineOutput]" = field(default_factory=asyncio.Queue)
     num_emitted: int = 0
     queue_s: float | None = None
     aborted: bool = False
@@ -102,34 +104,6 @@ class _Row:
     def adapters(self) -> Iterator[ResolvedAdapter]:
         request = self.request
         return (adapter for adapter in (request.weight_adapter, request.soft_prompt) if adapter is not None)
-
-
-class _Outputs:
-    """The outputs of one row; closing it early aborts the row."""
-
-    def __init__(self, engine: "FakeEngine", row: _Row) -> None:
-        self._engine = engine
-        self._row = row
-        self._exhausted = False
-
-    def __aiter__(self) -> "_Outputs":
-        return self
-
-    @property
-    def has_next(self) -> bool:
-        return not self._exhausted and not self._row.outputs.empty()
-
-    async def __anext__(self) -> EngineOutput:
-        if self._exhausted:
-            raise StopAsyncIteration
-        output = await self._row.outputs.get()
-        self._exhausted = output.finish_reason is not None
-        return output
-
-    async def aclose(self) -> None:
-        if not self._exhausted:
-            self._exhausted = True
-            self._engine.abort(self._row.request.request_id)
 
 
 class FakeEngine:
@@ -179,7 +153,7 @@ class FakeEngine:
         """Begin stepping."""
         self._task = asyncio.create_task(self._run(), name="fake-engine")
 
-    def submit(self, request: EngineRequest) -> _Outputs:
+    def submit(self, request: EngineRequest) -> OutputStream:
         """Queue a request; see :meth:`server.engine.base.Engine.submit`.
 
         Raises:
@@ -194,12 +168,13 @@ class FakeEngine:
             raise AlreadyExistsError(f"request {request.request_id} is in flight", param="request_id")
         if len(self._waiting) >= self._config.max_num_waiting:
             raise ResourceExhaustedError(f"the queue is full ({self._config.max_num_waiting} waiting); try again later")
-        row = _Row(request, whole_answer(request), time.monotonic())
+        stream = OutputStream(on_close=partial(self.abort, request.request_id))
+        row = _Row(request, whole_answer(request), stream, time.monotonic())
         self._rows[request.request_id] = row
         self._waiting.append(row)
         self._idle.clear()
         self._wake.set()
-        return _Outputs(self, row)
+        return stream
 
     def abort(self, request_id: str) -> None:
         """End a request with ``abort`` at the next step; unknown ids are ignored."""
@@ -348,13 +323,13 @@ class FakeEngine:
             queue_s=queue_s,
         )
         if reason is None:
-            row.outputs.put_nowait(output)
+            row.stream.put(output)
         else:
             self._end(row, output)
 
     def _end(self, row: _Row, output: EngineOutput) -> None:
         row.ended = True
-        row.outputs.put_nowait(output)
+        row.stream.put(output)
 
     def _drop_ended(self) -> None:
         for row in [row for row in self._running if row.ended]:

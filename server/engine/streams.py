@@ -25,11 +25,21 @@ class OutputStream(AsyncIterator[EngineOutput]):
         self._outputs: deque[EngineOutput] = deque()
         self._arrived = asyncio.Event()
         self._is_over = False
+        self._take: Callable[[EngineOutput], None] | None = None
 
     def put(self, output: EngineOutput) -> None:
         """Add an output."""
+        if self._take is not None:
+            self._take(output)
+            return
         self._outputs.append(output)
         self._arrived.set()
+
+    def forward(self, take: Callable[[EngineOutput], None]) -> None:
+        """Give every output to ``take`` as it is put, instead of keeping it; then nobody reads the stream."""
+        self._take = take
+        while self._outputs:
+            take(self._outputs.popleft())
 
     def __aiter__(self) -> Self:
         """Return itself."""

@@ -4,6 +4,7 @@ Counts only; whose lock it is used under is the engine's business.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 
 from server.core.errors import ResourceExhaustedError
 
@@ -33,13 +34,13 @@ class WaitingCounts:
         Raises:
             ResourceExhaustedError: If the queue is full and nobody has more of it than this tenant would have.
         """
-        heaviest = None
+        displaced = None
         if self.num >= self._max_num:
-            heaviest, most = self._by_tenant.most_common(1)[0] if self._by_tenant else (tenant, 0)
-            if self._by_tenant[tenant] + 1 >= most:
-                raise self.refusal()
+            displaced = who_gives_way(self._by_tenant, tenant)
+            if displaced is None:
+                raise queue_is_full(self._max_num)
         self._by_tenant[tenant] += 1
-        return heaviest
+        return displaced
 
     def leave(self, tenant: str) -> None:
         """Count one less: a request was started, or ended."""
@@ -47,6 +48,13 @@ class WaitingCounts:
         if not self._by_tenant[tenant]:
             del self._by_tenant[tenant]
 
-    def refusal(self) -> ResourceExhaustedError:
-        """Return what is answered to whoever has to go."""
-        return ResourceExhaustedError(f"the queue of {self._max_num} requests is full; try again later")
+
+def who_gives_way(num_waiting: Mapping[str, int], tenant: str) -> str | None:
+    """Return the tenant with most places if it has more than another would have with one more, else None."""
+    heaviest = max(num_waiting, key=lambda name: num_waiting[name], default=tenant)
+    return heaviest if num_waiting.get(heaviest, 0) > num_waiting.get(tenant, 0) + 1 else None
+
+
+def queue_is_full(max_num: int) -> ResourceExhaustedError:
+    """Return what is answered to whoever finds no place, or has to give his up."""
+    return ResourceExhaustedError(f"the queue of {max_num} requests is full; try again later")

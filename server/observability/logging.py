@@ -21,6 +21,10 @@ _JOINED_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "grpc")
 _QUIET_LOGGERS = ("absl", "uvicorn.access", "httpx", "httpcore", "urllib3", "alembic", "filelock", "fsspec", "datasets")
 
 
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+LEVELS: tuple[Level, ...] = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
 @dataclass(frozen=True, slots=True)
 class LogConfig:
     """How to log.
@@ -33,7 +37,7 @@ class LogConfig:
     """
 
     format: Literal["json", "console"] = "console"
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    level: Level = "INFO"
     requests: bool = False
     texts: bool = False
 
@@ -83,6 +87,15 @@ def configure_logging(config: LogConfig, stream: TextIO | None = None) -> None:
         logger.propagate = True
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def present_config() -> LogConfig:
+    """Return how this process logs, for a process of its own to log alike; what only requests need is left out."""
+    root = logging.getLogger()
+    is_json = any(isinstance(handler.formatter, JsonFormatter) for handler in root.handlers)
+    numbers = logging.getLevelNamesMapping()
+    level: Level = next((name for name in LEVELS if root.getEffectiveLevel() <= numbers[name]), "ERROR")
+    return LogConfig("json" if is_json else "console", level)
 
 
 def _utc(record: logging.LogRecord) -> str:

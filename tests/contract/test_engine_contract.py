@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,22 +21,30 @@ from server.engine.fake import FakeEngine, FakeEngineConfig
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROMPT = tuple(range(3, 253))
+NEED_A_FRESH_ENGINE = {
+    "test_submit_adapter_changes_the_answer_and_becomes_resident",
+    "test_drain_lets_requests_finish_and_refuses_new_ones",
+    "test_drain_grace_over_aborts_what_is_left",
+    "test_pin_adapter_stays_through_evictions",
+}
 LIMITS = {"max_num_waiting": 3, "max_new_tokens": 400, "max_loras": 2, "max_soft_prompts": 2}
 
 
 @dataclass(frozen=True)
 class Place:
-    """A way to make the engine under test, and four LoRAs for its base."""
+    """A way to make the engine under test, four LoRAs for its base, and whether a start takes seconds."""
 
     make: Callable[..., Engine]
     loras: tuple[ResolvedAdapter, ...]
+    is_slow_to_start: bool = False
 
 
-def t5_place(folder: Path, make: Callable[..., Engine]) -> Place:
+def t5_place(folder: Path, make: Callable[..., Engine], *, is_slow_to_start: bool = False) -> Place:
     from tests.fixtures.t5_models import resolved
 
     names = ("qv-2", "cross-4", "all-linear-8", "attention-4")
-    return Place(make, tuple(resolved(folder / "adapters", name) for name in names))
+    loras = tuple(resolved(folder / "adapters", name) for name in names)
+    return Place(make, loras, is_slow_to_start=is_slow_to_start)
 
 
 def write_t5_folders(folder: Path) -> Path:
@@ -52,6 +61,29 @@ def fake_place(folder: Path) -> Iterator[Place]:
 
     write_t5_folders(folder)
     yield t5_place(folder, make)
+
+
+def fake_process_place(folder: Path) -> Iterator[Place]:
+    from server.engine.process.engine import ProcessEngine
+
+    def make(**limits: int) -> Engine:
+        return ProcessEngine(partial(FakeEngine, FakeEngineConfig(step_time_s=0.001, **limits)))
+
+    write_t5_folders(folder)
+    yield t5_place(folder, make)
+
+
+def native_process_place(folder: Path) -> Iterator[Place]:
+    from server.engine.factory import make_native
+    from server.engine.native.config import NativeEngineConfig
+    from server.engine.process.engine import ProcessEngine
+
+    def make(**limits: int) -> Engine:
+        config = NativeEngineConfig(str(base), device="cpu", dtype="float32", num_threads=1, **limits)
+        return ProcessEngine(partial(make_native, config))
+
+    base = write_t5_folders(folder)
+    yield t5_place(folder, make, is_slow_to_start=True)
 
 
 def native_place(folder: Path) -> Iterator[Place]:
@@ -81,9 +113,16 @@ def vllm_place(folder: Path) -> Iterator[Place]:
     shared.shutdown()
 
 
-PLACES = {"fake": fake_place, "native": native_place, "vllm": vllm_place}
+PLACES = {
+    "fake": fake_place,
+    "fake in its own process": fake_process_place,
+    "native": native_place,
+    "native in its own process": native_process_place,
+    "vllm": vllm_place,
+}
 MARKS = {
     "native": [pytest.mark.torch],
+    "native in its own process": [pytest.mark.torch],
     # What vLLM imports warns of what it imports.
     "vllm": [pytest.mark.vllm, pytest.mark.slow, pytest.mark.filterwarnings("default")],
 }
@@ -95,12 +134,28 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield from PLACES[request.param](tmp_path_factory.mktemp("engines"))
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def lasting() -> AsyncIterator[list[Engine]]:
+    """The engine of all tests that leave it as it was, where a start takes seconds."""
+    made: list[Engine] = []
+    yield made
+    for engine in made:
+        await engine.stop()
+
+
 @pytest_asyncio.fixture(loop_scope="module")
-async def engine(place: Place) -> AsyncIterator[Engine]:
+async def engine(place: Place, lasting: list[Engine], request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    may_last = place.is_slow_to_start and request.function.__name__ not in NEED_A_FRESH_ENGINE
+    if may_last and lasting:
+        yield lasting[0]
+        return
     made = place.make(**LIMITS, max_num_seqs=2)
     await made.start()
+    if may_last:
+        lasting.append(made)
     yield made
-    await made.stop()
+    if not may_last:
+        await made.stop()
 
 
 def ask(name: str, max_new_tokens: int = 4, **fields: object) -> EngineRequest:

@@ -25,13 +25,13 @@ from adapters.manifest import AdapterKind, AdapterRole
 from server.core.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
-    InvalidArgumentError,
     MedleyError,
     UnavailableError,
 )
 from server.core.outputs import FinishReason
 from server.core.sampling import MAX_SEED
 from server.engine.base import Engine, EngineInfo, EngineOutput, EngineRequest, EngineStats, Feature, ResolvedAdapter
+from server.engine.limits import check_request
 from server.engine.model_folder import model_folder
 from server.engine.native.adapter_loading import AdapterLoader
 from server.engine.native.adapter_payload import AdapterPayload
@@ -124,7 +124,7 @@ class NativeEngine(Engine):
             raise UnavailableError("the engine is draining")
         if request.request_id in self._open:
             raise AlreadyExistsError(f"request {request.request_id} is in flight", param="request_id")
-        self._check(request)
+        check_request(self._info, request)
         seed = request.sampling.seed
         row = Row(request, arrival_s=time.monotonic(), seed=secrets.randbelow(MAX_SEED) if seed is None else seed)
         self._steps.add(row)
@@ -297,21 +297,6 @@ class NativeEngine(Engine):
     def _require_alive(self) -> None:
         if self._end is not None:
             raise self._end
-
-    def _check(self, request: EngineRequest) -> None:
-        """Refuse what this engine can never serve."""
-        num_virtual_tokens = request.soft_prompt.num_encoder_tokens if request.soft_prompt else 0
-        num_tokens = len(request.prompt_token_ids) + num_virtual_tokens
-        if not request.prompt_token_ids:
-            raise InvalidArgumentError("the prompt is empty", param="prompt")
-        if num_tokens > self._config.max_model_len:
-            raise InvalidArgumentError(
-                f"{num_tokens} prompt tokens are over the limit of {self._config.max_model_len}", param="prompt"
-            )
-        if not 0 <= min(request.prompt_token_ids) <= max(request.prompt_token_ids) < self._info.base.vocab_size:
-            raise InvalidArgumentError("a prompt token is not in the vocabulary", param="prompt")
-        if request.sampling.max_new_tokens > self._config.max_new_tokens:
-            raise InvalidArgumentError(f"at most {self._config.max_new_tokens} new tokens", param="max_new_tokens")
 
 
 def _device(name: str) -> str:

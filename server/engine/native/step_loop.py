@@ -21,7 +21,7 @@ from server.engine.native.adapter_slots import ResidentAdapters
 from server.engine.native.adapter_tiers import AdapterTiers
 from server.engine.native.batch import Batch, Row, StepOutput
 from server.engine.native.scheduler import RowOutput, Scheduler
-from server.engine.waiting import WaitingCounts
+from server.engine.waiting import WaitingCounts, queue_is_full
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class StepLoop:
     ) -> None:
         self._scheduler = scheduler
         self._tiers, self._executor, self._deliver = tiers, executor, deliver
+        self._max_num_waiting = max_num_waiting
         self._waiting = WaitingCounts(max_num_waiting)
         self.adapters: ResidentAdapters[AdapterPayload] = ResidentAdapters(num_slots, self._begin_load, tiers.gave_up)
         self._condition = threading.Condition()
@@ -208,7 +209,7 @@ class StepLoop:
         # None where all it had there were started meanwhile, which made room as well.
         row = self._scheduler.newest_waiting(tenant)
         if row is not None:
-            self._finish(self._scheduler.end([row], FinishReason.ERROR, self._waiting.refusal()))
+            self._finish(self._scheduler.end([row], FinishReason.ERROR, queue_is_full(self._max_num_waiting)))
 
     def _end(self, chosen: Callable[[Row], bool], reason: FinishReason, error: MedleyError | None = None) -> None:
         self._finish(self._scheduler.end([row for row in self._scheduler.rows() if chosen(row)], reason, error))

@@ -9,10 +9,7 @@ from typing import Protocol
 
 from server.core.errors import FailedPreconditionError
 from server.engine.base import EngineInfo, EngineOutput, EngineRequest, ResolvedAdapter
-
-
-class CoreDiedError(Exception):
-    """The process behind a :class:`Core` is gone; only another launch helps."""
+from server.engine.supervisor import Launched
 
 
 class NotFiniteError(FailedPreconditionError):
@@ -38,7 +35,7 @@ class Handover:
     held_s: float
 
 
-class Core(Protocol):
+class Core(Launched, Protocol):
     """One launched vLLM.
 
     Attributes:
@@ -50,14 +47,6 @@ class Core(Protocol):
     info: EngineInfo
     num_resident_loras: int
     num_steps: int
-
-    async def run(self) -> None:
-        """Hand out outputs until the core is gone.
-
-        Raises:
-            CoreDiedError: Once it is; the only way this ends, but for being cancelled.
-        """
-        ...
 
     async def add(self, handover: Handover, deliver: Callable[[EngineOutput], None]) -> None:
         """Begin a request, whose outputs then go to ``deliver``, the last one with a finish reason.
@@ -105,8 +94,4 @@ class Core(Protocol):
         Raises:
             CoreDiedError: If the core is gone.
         """
-        ...
-
-    def shutdown(self) -> None:
-        """End the process behind it, if it still runs, and wait for that. A worker thread."""
         ...

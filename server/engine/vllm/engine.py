@@ -29,12 +29,12 @@ from server.core.sampling import SamplingParams
 from server.engine.base import Engine, EngineInfo, EngineOutput, EngineRequest, EngineStats, ResolvedAdapter
 from server.engine.loading_error import loading_error
 from server.engine.streams import OutputStream
+from server.engine.supervisor import BackOff, CoreDiedError, Supervisor
 from server.engine.vllm.config import VllmEngineConfig
-from server.engine.vllm.core import Core, CoreDiedError, Handover, NotFiniteError
+from server.engine.vllm.core import Core, Handover, NotFiniteError
 from server.engine.vllm.launch import Launch, abandon_launches, launch_vllm
 from server.engine.vllm.residency import Residency
 from server.engine.vllm.row import Row
-from server.engine.vllm.supervisor import BackOff, Supervisor
 from server.observability.durations import Durations
 
 __all__ = ["VllmEngine", "VllmEngineConfig"]

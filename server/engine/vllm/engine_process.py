@@ -35,9 +35,10 @@ from adapters.manifest import AdapterKind, BaseModelSpec
 from server.core.errors import FailedPreconditionError
 from server.engine.base import EngineInfo, EngineOutput, ResolvedAdapter
 from server.engine.model_folder import model_folder
+from server.engine.supervisor import CoreDiedError
 from server.engine.vllm import capabilities, mapping
 from server.engine.vllm.config import VllmEngineConfig, engine_arguments, engine_config
-from server.engine.vllm.core import CoreDiedError, Handover
+from server.engine.vllm.core import Handover
 from server.engine.vllm.logs import write_logging_config
 from server.engine.vllm.lora_files import check_lora
 from server.engine.vllm.soft_prompts import SoftPrompt, read_soft_prompt

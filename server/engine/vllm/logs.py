@@ -1,4 +1,4 @@
-"""vLLM's logs, from all of its processes, in the form of ours; and word of a start that takes its time.
+"""vLLM's logs, from all of its processes, in the form of ours.
 
 In this process vLLM's loggers hand their records up to the root logger, as every other logger does. Its own processes
 are begun anew and know nothing of our handlers, so vLLM carries the name of a file to them that says what to call
@@ -15,10 +15,6 @@ import json
 import logging
 import multiprocessing
 import os
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -74,26 +70,6 @@ def join_logs(
         for handler in logging.getLogger().handlers:
             handler.addFilter(_name_process)
     return logging.NullHandler()
-
-
-@contextmanager
-def telling_progress(interval_s: float = 10.0) -> Iterator[None]:
-    """Say every so often that the engine is still starting, and at the end how long it took. Any thread."""
-    begin_s = time.monotonic()
-    is_over = threading.Event()
-
-    def tell() -> None:
-        while not is_over.wait(interval_s):
-            _log.info("the engine is starting", extra={"elapsed_s": round(time.monotonic() - begin_s, 1)})
-
-    teller = threading.Thread(target=tell, name="vllm-start-progress", daemon=True)
-    teller.start()
-    try:
-        yield
-        _log.info("the engine has started", extra={"elapsed_s": round(time.monotonic() - begin_s, 1)})
-    finally:
-        is_over.set()
-        teller.join()
 
 
 def _name_process(record: logging.LogRecord) -> bool:

@@ -18,9 +18,9 @@ from server.core.errors import (
 from server.core.outputs import FinishReason, TokenLogprob
 from server.core.sampling import SamplingParams
 from server.engine.base import EngineOutput, EngineRequest
+from server.engine.supervisor import BackOff
 from server.engine.vllm.core import NotFiniteError
 from server.engine.vllm.engine import VllmEngine, VllmEngineConfig
-from server.engine.vllm.supervisor import BackOff
 from tests.fixtures.scripted_core import ScriptedCore, lora, soft_prompt
 
 

@@ -4,13 +4,12 @@ import logging
 import logging.config
 import multiprocessing
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from server.engine.vllm.logs import telling_progress, write_logging_config
+from server.engine.vllm.logs import write_logging_config
 from server.observability.logging import LogConfig, configure_logging
 
 
@@ -73,20 +72,3 @@ def test_this_process_writes_vllms_records_by_its_own_handler(tmp_path: Path) ->
     line = json.loads(stream.getvalue())
     assert line["message"] == "in the parent"
     assert not {"engine_process", "vllm_process_name"} & line.keys()
-
-
-def test_long_start_is_told_of_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    with telling_progress(interval_s=0.01):
-        while not caplog.messages:
-            time.sleep(0.001)
-    assert caplog.messages[0] == "the engine is starting"
-    assert caplog.messages[-1] == "the engine has started"
-    assert isinstance(caplog.records[-1].elapsed_s, float)  # type: ignore[attr-defined]
-
-
-def test_start_that_failed_is_not_said_to_be_one(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    with pytest.raises(ValueError, match="no such model"), telling_progress():
-        raise ValueError("no such model")
-    assert caplog.messages == []

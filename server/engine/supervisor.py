@@ -1,4 +1,4 @@
-"""Keeps one vLLM running: launches it, notices its death, launches another after a while.
+"""Keeps one engine process running: launches it, notices its death, launches another after a while.
 
 Knows no requests and no adapters: it tells its owner when a core is up and when it is gone. Event loop's thread.
 """
@@ -7,16 +7,38 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from server.core.errors import InternalError, MedleyError
-from server.engine.vllm.core import Core, CoreDiedError
-from server.engine.vllm.logs import telling_progress
 
 _log = logging.getLogger(__name__)
+
+
+class CoreDiedError(Exception):
+    """The process behind a :class:`Launched` is gone; only another launch helps."""
+
+
+class Launched(Protocol):
+    """A core: one launched process that an engine computes in."""
+
+    async def run(self) -> None:
+        """Hand out outputs until the process is gone.
+
+        Raises:
+            CoreDiedError: Once it is; the only way this ends, but for being cancelled.
+        """
+        ...
+
+    def shutdown(self) -> None:
+        """End the process behind it, if it still runs, and wait for that. A worker thread."""
+        ...
+
+
+Core = TypeVar("Core", bound=Launched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +56,7 @@ class BackOff:
     forgiven_s: float = 120.0
 
 
-class Supervisor:
+class Supervisor(Generic[Core]):
     """Keeps one core running.
 
     Args:
@@ -71,7 +93,7 @@ class Supervisor:
             MedleyError: If the first cannot be launched.
         """
         core = await self._launch_one()
-        self._task = asyncio.create_task(self._keep(core), name="vllm-supervisor")
+        self._task = asyncio.create_task(self._keep(core), name="engine-supervisor")
         # So that a core is up when this returns.
         await asyncio.sleep(0)
 
@@ -122,7 +144,7 @@ class Supervisor:
         On a daemon thread: a process that is told to end meanwhile shall not wait for a launch of minutes.
         """
         launched: asyncio.Future[Core] = asyncio.get_running_loop().create_future()
-        threading.Thread(target=self._launch_into, args=(launched,), name="vllm-launch", daemon=True).start()
+        threading.Thread(target=self._launch_into, args=(launched,), name="engine-launch", daemon=True).start()
         try:
             return await launched
         except asyncio.CancelledError:
@@ -146,6 +168,26 @@ class Supervisor:
                 core.shutdown()
 
 
+@contextmanager
+def telling_progress(interval_s: float = 10.0) -> Iterator[None]:
+    """Say every so often that the engine is still starting, and at the end how long it took. Any thread."""
+    begin_s = time.monotonic()
+    is_over = threading.Event()
+
+    def tell() -> None:
+        while not is_over.wait(interval_s):
+            _log.info("the engine is starting", extra={"elapsed_s": round(time.monotonic() - begin_s, 1)})
+
+    teller = threading.Thread(target=tell, name="engine-start-progress", daemon=True)
+    teller.start()
+    try:
+        yield
+        _log.info("the engine has started", extra={"elapsed_s": round(time.monotonic() - begin_s, 1)})
+    finally:
+        is_over.set()
+        teller.join()
+
+
 def _post(launched: "asyncio.Future[Core]", call: Callable[[], None]) -> bool:
     """Have a call made on the event loop; return False if that is closed."""
     try:
@@ -157,7 +199,7 @@ def _post(launched: "asyncio.Future[Core]", call: Callable[[], None]) -> bool:
 
 def _hand_over(launched: "asyncio.Future[Core]", core: Core) -> None:
     if launched.cancelled():
-        threading.Thread(target=core.shutdown, name="vllm-shutdown").start()
+        threading.Thread(target=core.shutdown, name="engine-shutdown").start()
     else:
         launched.set_result(core)
 

@@ -1,6 +1,7 @@
 """One core is kept running, and another launched when it dies."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -8,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from server.core.errors import FailedPreconditionError, InternalError
+from server.engine.supervisor import BackOff, Supervisor, telling_progress
 from server.engine.vllm.core import Core
-from server.engine.vllm.supervisor import BackOff, Supervisor
 from tests.fixtures.scripted_core import ScriptedCore
 
 QUICK = BackOff(first_s=0.01, longest_s=0.04, forgiven_s=60)
@@ -112,3 +113,20 @@ async def test_stop_while_launching_does_not_wait_and_gives_the_core_up() -> Non
         while not late.is_shut_down:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert (len(owner.cores), owner.num_abandoned) == (1, 1)
+
+
+def test_long_start_is_told_of_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with telling_progress(interval_s=0.01):
+        while not caplog.messages:
+            time.sleep(0.001)
+    assert caplog.messages[0] == "the engine is starting"
+    assert caplog.messages[-1] == "the engine has started"
+    assert isinstance(caplog.records[-1].elapsed_s, float)  # type: ignore[attr-defined]
+
+
+def test_start_that_failed_is_not_said_to_be_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(ValueError, match="no such model"), telling_progress():
+        raise ValueError("no such model")
+    assert caplog.messages == []
