@@ -18,6 +18,7 @@ from server.engine.factory import make_native  # noqa: E402
 from server.engine.native.config import NativeEngineConfig  # noqa: E402
 from server.engine.process.engine import ProcessEngine  # noqa: E402
 from server.engine.supervisor import BackOff  # noqa: E402
+from tests.fixtures.floods import check_flood_gives_way  # noqa: E402
 from tests.fixtures.t5_models import LORAS, PROMPTS, TINY, resolved, write_loras, write_prompts, write_t5  # noqa: E402
 
 WAYS = (
@@ -84,3 +85,14 @@ async def test_native_engine_in_its_own_process_gives_the_same_tokens_also_after
     finally:
         await apart.stop()
     assert len({str(chosen) for chosen, _ in wanted}) == len(given), "answers that are all alike prove nothing"
+
+
+async def test_flood_gives_way_to_another_tenant_in_a_full_queue(tmp_path: Path) -> None:
+    base = write_t5(tmp_path / "base", TINY, is_tied=False, seed=1)
+    sizes = {"device": "cpu", "dtype": "float32", "num_threads": 1, "max_num_seqs": 1, "max_num_waiting": 3}
+    engine = ProcessEngine(partial(make_native, NativeEngineConfig(str(base), **sizes)))
+    await engine.start()
+    try:
+        await check_flood_gives_way(engine)
+    finally:
+        await engine.stop()

@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from server.core.errors import (  # noqa: E402
     ErrorCode,
     FailedPreconditionError,
     InvalidArgumentError,
-    ResourceExhaustedError,
     UnavailableError,
 )
 from server.core.outputs import FinishReason  # noqa: E402
@@ -31,6 +29,7 @@ from server.engine.base import EngineOutput, EngineRequest, ResolvedAdapter  # n
 from server.engine.native import step_loop  # noqa: E402
 from server.engine.native.batch import Batch, EncodeShare, StepOutput  # noqa: E402
 from server.engine.native.engine import NativeEngine, NativeEngineConfig, _answer  # noqa: E402
+from tests.fixtures.floods import check_flood_gives_way  # noqa: E402
 from tests.fixtures.t5_models import (  # noqa: E402
     LORAS,
     PROMPTS,
@@ -401,22 +400,5 @@ async def test_bfloat16_prefers_the_tokens_float32_prefers(folder: Path, engine:
 async def test_flood_gives_way_to_another_tenant_in_a_full_queue(folder: Path) -> None:
     engine = make(folder, max_num_seqs=1, max_num_waiting=3)
     await engine.start()
-    ended: list[str] = []
-
-    async def follow(name: str, outputs: AsyncIterator[EngineOutput]) -> EngineOutput:
-        last = (await read(outputs))[-1]
-        ended.append(name)
-        return last
-
-    running = engine.submit(replace(ask("running", ignore_eos=True, max_new_tokens=40), tenant="flood"))
-    await anext(running)
-    streams = {name: engine.submit(replace(ask(name), tenant="flood")) for name in ("flood-1", "flood-2", "flood-3")}
-    with pytest.raises(ResourceExhaustedError):
-        engine.submit(replace(ask("flood-4"), tenant="flood"))
-    streams["light"] = engine.submit(replace(ask("light"), tenant="light"))
-    tasks = {name: asyncio.create_task(follow(name, outputs)) for name, outputs in streams.items()}
-    last = {name: await task for name, task in tasks.items()}
+    await check_flood_gives_way(engine)
     await engine.stop()
-    assert isinstance(last["flood-3"].error, ResourceExhaustedError)
-    assert [name for name in ended if name != "flood-3"] == ["light", "flood-1", "flood-2"]
-    assert all(last[name].error is None for name in ("light", "flood-1", "flood-2"))
