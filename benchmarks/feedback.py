@@ -318,8 +318,9 @@ class _Measuring:
         return Feedback(self._address, self._plan.feedback_rate, self._plan.seconds, ids, references)
 
     def _cpu_s(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+        # The engine and the scorer are processes of their own.
+        times = [each.cpu_times() for each in (self._process, *self._process.children(recursive=True))]
+        return float(sum(each.user + each.system for each in times))
 
     def _num_dropped(self) -> int:
         metrics = httpx.get(f"http://{self._address}/metrics", timeout=30.0).text

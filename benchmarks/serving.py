@@ -21,13 +21,13 @@ from statistics import median
 from benchmarks.machine import describe_machine
 from benchmarks.serving_engine import EngineAlone
 from benchmarks.serving_results import ENGINE, ServingResult, SideRun
-from loadtest.arrivals import schedule
+from loadtest.arrivals import Poisson, schedule
 from loadtest.clients import WireProtocol, create_client
 from loadtest.clients.base import NO_CREDENTIALS, MedleyClient, SummaryRequest
 from loadtest.clients.reading import read_stream
 from loadtest.demo.server import ServerConfig, ServerProcess
 from loadtest.examples import SHIPPED_EXAMPLES, read_examples
-from loadtest.workload import parse_mix
+from loadtest.popularity import parse_mix
 
 _TIMEOUT_S = 120.0
 
@@ -167,7 +167,9 @@ class _Measuring:
     async def _timed(self, side: str, turn: int, rate: float) -> SideRun:
         run = _Run(self._sides[side])
         async with asyncio.TaskGroup() as group:
-            for number, due_s in enumerate(schedule(rate, self._plan.seed + turn, self._plan.seconds, None)):
+            for number, due_s in enumerate(
+                schedule(Poisson(rate=rate), self._plan.seed + turn, self._plan.seconds, None)
+            ):
                 await asyncio.sleep(max(0.0, due_s - run.elapsed_s))
                 group.create_task(run.ask(self._requests[number % len(self._requests)]))
         return run.ended(side, turn)
