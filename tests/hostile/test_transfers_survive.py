@@ -119,7 +119,7 @@ async def test_body_shorter_than_its_boundary_is_refused(server: RunningServer, 
 
 async def test_content_length_that_says_less_is_refused(server: RunningServer, nothing_left: None) -> None:
     answer = await exchange(server, _form(200), multipart())
-    assert b"INVALID_ARGUMENT" in answer
+    assert answer.startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.parametrize("length", ["-5", "many", "99999999999999999999999999", "5, 6"])
