@@ -54,8 +54,9 @@ def scripted() -> Iterator[ScoringProcess]:
     made.close()
 
 
-def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "adapters.scoring.process" in child.cmdline()]
+def process_of(scorer: ScoringProcess) -> psutil.Process:
+    assert scorer._process is not None
+    return psutil.Process(scorer._process.pid)
 
 
 def test_figures_are_those_of_the_scorer_in_this_process(scorer: ScoringProcess) -> None:
@@ -74,10 +75,10 @@ def test_figures_are_those_of_the_scorer_in_this_process(scorer: ScoringProcess)
 
 def test_process_yields_to_whoever_answers_and_ends_when_it_is_closed(scorer: ScoringProcess) -> None:
     scorer.score("a", ["a"])
-    [child] = children()
+    child = process_of(scorer)
     assert child.nice() > psutil.Process().nice()
     scorer.close()
-    assert not children()
+    assert not child.is_running()
     assert scorer.score("a", ["a"])["rouge1"] == 100.0
 
 
@@ -89,10 +90,10 @@ def test_failing_metric_is_told_and_the_next_text_is_scored(scorer: ScoringProce
 
 def test_interrupt_of_the_process_group_does_not_end_it(scorer: ScoringProcess) -> None:
     scorer.score("a", ["a"])
-    [child] = children()
+    child = process_of(scorer)
     child.send_signal(signal.SIGINT)
     assert scorer.score("a", ["a"])["rouge1"] == 100.0
-    assert children() == [child]
+    assert process_of(scorer) == child
 
 
 def test_process_that_dies_costs_one_text(scripted: ScoringProcess) -> None:
