@@ -53,7 +53,7 @@ async def nothing_left(server: RunningServer, data_dir: Path) -> AsyncIterator[N
         assert (await client.summarize(Call(adapters=["sound"]))).text
         async with asyncio.timeout(5):
             # What the server knows of its registry is a moment behind.
-            while [adapter["name"] for adapter in await client.adapters()] != ["sound"]:
+            while [adapter["name"] for adapter in await client.adapters()] != ["sound"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
