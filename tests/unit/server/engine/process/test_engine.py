@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -202,8 +203,14 @@ async def test_start_that_is_cancelled_ends_the_process() -> None:
 
 
 def _processes() -> list[psutil.Process]:
-    """Return the engines' processes; tests that run in this one may have children of other kinds."""
-    return [child for child in psutil.Process().children() if str(launch._MAIN) in child.cmdline()]
+    """Return the engines' processes that live; tests that run in this one may have children of other kinds."""
+    found = []
+    for child in psutil.Process().children():
+        # Of one that has ended and was not waited for yet, nothing is told.
+        with suppress(psutil.NoSuchProcess):
+            if str(launch._MAIN) in child.cmdline():
+                found.append(child)
+    return found
 
 
 async def test_stop_twice_and_before_any_start_does_no_harm() -> None:
