@@ -5,6 +5,7 @@ and its error is the one that is raised.
 """
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -53,6 +54,7 @@ async def serve(settings: Settings, announce: Callable[[Addresses], None]) -> No
                 await _serve_front_ends(container, settings, stop, announce)
         finally:
             await container.stop()
+            gc.unfreeze()
     _log.info("stopped")
 
 
@@ -81,6 +83,9 @@ async def _serve_front_ends(
 
     async def open_doors() -> None:
         addresses = Addresses(f"{host}:{await http_port}", f"{host}:{await grpc_port}")
+        # What is here now stays; to look through it for garbage would stop all answers for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         services.health.enter(Phase.SERVING)
         _log.info(
             "ready", extra={"http": addresses.http, "grpc": addresses.grpc, "model": container.info.base.model_id}

@@ -5,6 +5,7 @@ dies, it ends, too, and the server starts another.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import pickle
@@ -88,6 +89,9 @@ class _EngineHost:
             self._fail(InternalError(f"the engine could not be started: {error}"))
         else:
             self._engine = engine
+            # What is here now stays to the end; to look through it for garbage would stop the steps for as long.
+            gc.collect()
+            gc.freeze()
             self._wire.send(wire.Started(engine.info))
             self._look()
 
