@@ -75,10 +75,7 @@ class FairQueue:
     def pop(self) -> Row | None:
         """Take the row that is next, None if there is none."""
         tenant = min((tenant for tenant in self._tenants.values() if tenant.waiting), key=_turn, default=None)
-        if tenant is None:
-            return None
-        self._floor = max(self._floor, tenant.counter)
-        return tenant.waiting.popleft()
+        return None if tenant is None else tenant.waiting.popleft()
 
     def put_back(self, rows: Iterable[Row]) -> None:
         """Put rows back that were taken and did not start, before those that wait; in the order they were taken.
@@ -95,6 +92,7 @@ class FairQueue:
     def start(self, row: Row) -> None:
         """Charge a row that was taken and starts."""
         tenant = self._tenants[row.request.tenant]
+        self._floor = max(self._floor, tenant.counter)
         tenant.num_started += 1
         tenant.counter += row.num_encoder_tokens + _OUTPUT_WEIGHT * row.request.sampling.max_new_tokens
 

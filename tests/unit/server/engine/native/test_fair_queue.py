@@ -107,6 +107,18 @@ def test_rows_put_back_are_next_again_and_those_that_ended_are_gone() -> None:
     assert ids(list(queue)) == ["a1", "a2"]
 
 
+def test_rows_that_could_not_start_do_not_set_newcomers_back() -> None:
+    queue = FairQueue()
+    for number in range(20):
+        queue.add(row("busy", number))
+    for _ in range(10):
+        take(queue)
+    queue.add(row("waits-for-its-adapter", 20))
+    queue.put_back([taken for _ in range(11) if (taken := queue.pop()) is not None])
+    queue.add(row("new", 21))
+    assert "new21" in ids([take(queue) for _ in range(2)])
+
+
 def test_first_rows_are_those_of_all_tenants_in_turns_and_stay() -> None:
     queue = FairQueue()
     for number in range(3):
