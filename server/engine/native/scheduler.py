@@ -145,8 +145,8 @@ class Scheduler:
             if not self._running[index].ended:
                 index += 1
                 continue
-            self._waiting.leave(self._running[-1] if self._running[-1].ended else self._running[index])
             last = self._running.pop()
+            self._waiting.leave(last if last.ended else self._running[index])
             if not last.ended:
                 moves.append((last.index, index))
                 last.index = index
