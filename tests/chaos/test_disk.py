@@ -1,4 +1,4 @@
-"""The disk fills up under load: what is resident is served, changes are refused with a clear word and pass once there is room."""
+"""The disk fills up under load: requests are served, changes refused with a clear word, and pass once there is room."""
 
 import asyncio
 import shutil
@@ -6,7 +6,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.fixtures.adapter_changes import Change, Kind
@@ -60,7 +59,7 @@ async def test_disk_full_serves_on_refuses_changes_and_recovers(tmp_path: Path, 
             num_served = len(traffic.served)
             await answered(traffic, num_served + NUM_ANSWERS)
             assert (await client.state("adapter")) == before
-            filler.unlink()
+            await asyncio.to_thread(filler.unlink)
             freed_s = time.monotonic()
             for index in range(1, NUM_REFUSED + 1):
                 await client.send(upload(index))
