@@ -31,7 +31,6 @@ pytestmark = [
 SIZE = "16m"
 NUM_REFUSED = 3
 NUM_ANSWERS = 100
-PATIENCE_S = 60.0
 SETTINGS = {"engine": {"step_time_s": 0.001}, "evaluation": {"warm_at_start": False}}
 
 
@@ -56,15 +55,14 @@ async def test_disk_full_serves_on_refuses_changes_and_recovers(tmp_path: Path, 
                     await client.send(upload(index))
                 refused.append(caught.value)
             assert {each.code for each in refused} == {"UNAVAILABLE"}
-            num_served = len(traffic.served)
-            await answered(traffic, num_served + NUM_ANSWERS)
+            await traffic.until_served(NUM_ANSWERS)
             assert (await client.state("adapter")) == before
             await asyncio.to_thread(filler.unlink)
             freed_s = time.monotonic()
             for index in range(1, NUM_REFUSED + 1):
                 await client.send(upload(index))
             recovered_s = time.monotonic() - freed_s
-            await answered(traffic, len(traffic.served) + NUM_ANSWERS)
+            await traffic.until_served(NUM_ANSWERS)
             assert len((await client.state("adapter")).versions) == 1 + NUM_REFUSED
             stop.set()
         assert traffic.failures == []
@@ -94,9 +92,3 @@ def fill(path: Path) -> None:
                     file.write(b"\0" * size)
             except OSError:
                 continue
-
-
-async def answered(traffic: Traffic, num: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while len(traffic.served) < num and not traffic.failures:  # noqa: ASYNC110 - the server is another process
-            await asyncio.sleep(0.02)
