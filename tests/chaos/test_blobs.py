@@ -40,7 +40,8 @@ async def test_rotten_bytes_hurt_their_own_callers_alone_and_an_upload_heals(
         async with ChangeClient(server.http, server.grpc) as client, asyncio.TaskGroup() as group:
             group.create_task(traffic.run(stop))
             refused = await asyncio.gather(*(client.refusal("rotten:1") for _ in range(4)))
-            assert {each.code for each in refused} == {"INTERNAL"}
+            # The first to read them finds them rotten and puts them away; to whoever comes later they are missing.
+            assert {each.code for each in refused} <= {"INTERNAL", "UNAVAILABLE"}
             await traffic.until_served(NUM_ANSWERS)
             begun_s = time.monotonic()
             await client.send(upload("rotten", seed=2, key="again"))
@@ -55,7 +56,7 @@ async def test_rotten_bytes_hurt_their_own_callers_alone_and_an_upload_heals(
         Fault(
             "a byte of an adapter changed on the disk",
             sent=f"{len(traffic.served)} requests for another adapter, {len(refused)} for this one",
-            refused=f"{len(refused)} requests: {refused[0].code}",
+            refused=f"{len(refused)} requests",
             lost="nothing",
             recovered_s=recovered_s,
         )
