@@ -9,10 +9,13 @@ from pydantic import Field
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from server.api.http.app import create_app
+from server.api.http.config import HttpConfig
 from server.api.http.direct import DirectRoute, ShortWay
 from server.api.http.errors import install_error_handlers
 from server.api.http.wire.fields import WireModel
 from server.core.errors import CancelledError, InvalidArgumentError, MedleyError, NotFoundError
+from tests.fixtures.running_server import RunningServer
 
 JSON = "application/json"
 
@@ -127,3 +130,12 @@ async def test_error_of_the_route_is_raised_for_the_gate() -> None:
 async def test_caller_who_goes_away_within_the_body_is_no_fault_of_ours() -> None:
     with pytest.raises(CancelledError):
         await call(short_way(), b"", is_gone=True)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_short_way_leads_to_the_routes_that_are_called_most(server: RunningServer) -> None:
+    layers = create_app(server.container.services, HttpConfig()).user_middleware
+    names = [layer.cls.__name__ for layer in layers]  # type: ignore[attr-defined]
+    assert names == ["Gate", "AccessLayer", "ShortWay"]
+    paths = [route.path for route in layers[-1].kwargs["routes"] if isinstance(route, DirectRoute)]
+    assert paths == ["/v1/summarize", "/v1/completions", "/v1/chat/completions", "/v1/references"]
