@@ -13,6 +13,7 @@ _BENCHMARKS = (
     "lease",
     "open_loop",
     "quantization",
+    "request_cost",
     "rollouts",
     "scale",
     "serving",

@@ -1,8 +1,8 @@
 """Every metric of the server: names, units, labels and buckets. Definitions in docs/metrics.md, which a test compares.
 
 Knows no engine class: what it reads at scrape time is any object shaped like :class:`EngineSnapshot`. Counters and
-histograms may be touched from any thread; the engine's snapshot is taken by whoever scrapes, on the event loop's
-thread.
+histograms may be touched from any thread, but ``itl`` from the event loop's only; the engine's snapshot is taken by
+whoever scrapes, on that thread.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from server.observability.adapter_labels import UNRESOLVED, AdapterLabels
 from server.observability.durations import DurationCounts
+from server.observability.quick_histogram import QuickHistogram
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
@@ -129,9 +130,8 @@ class Metrics:
         self.queue = self._latency("medley_request_queue_seconds", "Queue time.")
         self.ttft = self._latency("medley_request_ttft_seconds", "Time to first token.")
         self.e2e = self._latency("medley_request_e2e_seconds", "End-to-end latency of complete answers.")
-        self.itl = Histogram(
-            "medley_inter_token_seconds", "Inter-token latency.", buckets=_TOKEN_BUCKETS_S, registry=self.registry
-        )
+        self.itl = QuickHistogram("medley_inter_token_seconds", "Inter-token latency.", _TOKEN_BUCKETS_S)
+        self.registry.register(self.itl)
         self.uploads = self._counter("medley_adapter_uploads", "Adapter uploads ended, by code.", "code")
         self.adapter_failures = self._counter(
             "medley_adapter_failures", "What went wrong with adapters.", "stage", "reason"

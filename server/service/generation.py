@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from server.core.errors import (
     CancelledError,
@@ -135,6 +136,7 @@ class Generation:
         self._terminal: GenerationChunk | None = None
         self._engine_ended = False
         self._closed = False
+        self._whole: asyncio.Future[EngineOutput] | None = None
 
     def __aiter__(self) -> AsyncIterator[GenerationChunk]:
         """Return the chunks still to come."""
@@ -162,6 +164,9 @@ class Generation:
         Raises:
             MedleyError: The error of a request that ended with ``error``, ``deadline`` or ``abort``.
         """
+        # A stop string may end the answer at any token, so with any the text is looked at as it comes.
+        if not (self._closed or self._terminal or self._opened.sampling.stop):
+            self._gather()
         logprobs: list[TokenLogprob] = []
         prompt: EchoedPrompt | None = None
         try:
@@ -194,6 +199,19 @@ class Generation:
         """Give up what has not ended and release everything; safe to call again."""
         self._close(self._terminal)
 
+    def _gather(self) -> None:
+        """Have all outputs come as one: no task wakes at each token, and the text is decoded once."""
+        parts: list[EngineOutput] = []
+        self._whole = whole = asyncio.get_running_loop().create_future()
+
+        def take(output: EngineOutput) -> None:
+            if not whole.done():
+                parts.append(self._seen(output))
+                if output.finish_reason is not None:
+                    whole.set_result(_joined(parts))
+
+        self._outputs.forward(take)
+
     async def _advance(self) -> GenerationChunk | None:
         """Return the next chunk with something in it, or None once the terminal chunk is known.
 
@@ -204,8 +222,6 @@ class Generation:
         prompt: EchoedPrompt | None = None
         while True:
             output = await self._next_output()
-            if self._opened.echo is Echo.ONLY:
-                output = _without_answer(output)
             prompt = prompt or self._begin(output)
             text += self._take(output)
             if output.logprobs:
@@ -224,7 +240,7 @@ class Generation:
 
     async def _next_output(self) -> EngineOutput:
         try:
-            return await anext(self._outputs)
+            return await self._whole if self._whole is not None else self._seen(await anext(self._outputs))
         except StopAsyncIteration:
             _log.error("the engine gave no terminal output", extra={"request_id": self.request_id})
         except Exception:
@@ -245,13 +261,19 @@ class Generation:
         logprobs = tuple(entry and self._with_text(entry) for entry in output.prompt_logprobs)
         return EchoedPrompt(text, token_ids, tokens, logprobs)
 
-    def _take(self, output: EngineOutput) -> str:
-        self._engine_ended = output.finish_reason is not None
+    def _seen(self, output: EngineOutput) -> EngineOutput:
+        """Take note of an output as it comes, and return what is told of it."""
+        if self._opened.echo is Echo.ONLY:
+            output = _without_answer(output)
         if output.queue_s is not None:
             self._queue_s = output.queue_s
             self._figures.queue.observe(output.queue_s)
         if output.token_ids:
             self._record_tokens(len(output.token_ids))
+        return output
+
+    def _take(self, output: EngineOutput) -> str:
+        self._engine_ended = output.finish_reason is not None
         return self._keep(self._stream.feed(output.token_ids))
 
     def _record_tokens(self, num_tokens: int) -> None:
@@ -340,6 +362,17 @@ def _without_answer(output: EngineOutput) -> EngineOutput:
     """Return what is left of an output where only the prompt is asked for: the one token it took is not told."""
     reason = FinishReason.LENGTH if output.finish_reason is FinishReason.STOP else output.finish_reason
     return replace(output, token_ids=(), logprobs=(), finish_reason=reason)
+
+
+def _joined(parts: Sequence[EngineOutput]) -> EngineOutput:
+    """Return all outputs of a request as one, what :meth:`Generation._seen` took note of left out."""
+    return EngineOutput(
+        tuple(chain.from_iterable(part.token_ids for part in parts)),
+        tuple(chain.from_iterable(part.logprobs for part in parts)),
+        tuple(chain.from_iterable(part.prompt_logprobs for part in parts)),
+        parts[-1].finish_reason,
+        parts[-1].error,
+    )
 
 
 async def _scores_within(scoring: "Future[Scores]", wait_s: float) -> Scores | None:

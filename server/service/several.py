@@ -68,6 +68,8 @@ class Several:
             MedleyError: Of a request that failed; the others are given up.
         """
         try:
+            if len(self.generations) == 1:
+                return (await self.generations[0].result(),)
             waiting = [asyncio.create_task(generation.result()) for generation in self.generations]
             self._tasks.extend(waiting)
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
@@ -82,7 +84,8 @@ class Several:
         for task in self._tasks:
             task.cancel()
         try:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._tasks:
+                await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
             await self._opened.aclose()
 

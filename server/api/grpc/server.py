@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 import grpc
 from grpc import aio
@@ -53,12 +54,13 @@ def create_server(services: Services, config: GrpcConfig) -> aio.Server:
         ),
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,
     )
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceServicer(services.inference), server)
-    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(services.adapters, services.uploads), server)
-    rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(services.rollouts), server)
-    evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(EvaluationServicer(services.feedback), server)
+    found = cast(aio.Server, _ByName(server))
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceServicer(services.inference), found)
+    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(services.adapters, services.uploads), found)
+    rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(services.rollouts), found)
+    evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(EvaluationServicer(services.feedback), found)
     health_pb2_grpc.add_HealthServicer_to_server(
-        HealthServicer(services.health, SERVICE_NAMES, config.health_poll_s), server
+        HealthServicer(services.health, SERVICE_NAMES, config.health_poll_s), found
     )
     reflection.enable_server_reflection((*SERVICE_NAMES, _HEALTH_NAME, reflection.SERVICE_NAME), server)
     return server
@@ -101,6 +103,19 @@ async def serve_grpc(
         await server.wait_for_termination()
     finally:
         await asyncio.shield(server.stop(grace_s))
+
+
+class _ByName:
+    """Has a server find methods by their names at each call.
+
+    Of a method that is registered, the library keeps a call open, and looks at those of all methods at each call.
+    """
+
+    def __init__(self, server: aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Register nothing."""
 
 
 def _credentials(tls: TlsConfig) -> grpc.ServerCredentials:

@@ -133,6 +133,9 @@ def error_body(error: Exception, request_id: str) -> ErrorBody:
 
 def error_response(error: Exception, request_id: str, retry_after_s: int) -> JSONResponse:
     """Return the whole answer for any exception; unknown ones are logged with their traceback."""
+    if isinstance(error, HTTPException):
+        body = _body(_code_of_status(error.status_code), error.detail, None, request_id)
+        return JSONResponse(body, error.status_code, error.headers)
     code = code_of(error)
     if code is ErrorCode.INTERNAL:
         _LOGGER.error("request failed", exc_info=error, extra={"request_id": request_id})
@@ -152,15 +155,10 @@ def install_error_handlers(app: FastAPI, retry_after_s: int) -> None:
         message, param = _first_problem(error)
         return JSONResponse(_body(ErrorCode.INVALID_ARGUMENT, message, param, request.state.request_id), 400)
 
-    async def on_framework(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        body = _body(_code_of_status(error.status_code), error.detail, None, request.state.request_id)
-        return JSONResponse(body, error.status_code, error.headers)
-
     app.add_exception_handler(MedleyError, on_known)
     app.add_exception_handler(AdapterError, on_known)
     app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(HTTPException, on_framework)
+    app.add_exception_handler(HTTPException, on_known)
 
 
 def _headers(error: Exception, status: int, retry_after_s: int) -> dict[str, str] | None:
@@ -189,7 +187,9 @@ def _first_problem(error: RequestValidationError | ValidationError) -> tuple[str
     problem = error.errors()[0]
     if problem["type"] == "json_invalid":
         return "the body is not valid JSON", None
-    place = [str(part) for index, part in enumerate(problem["loc"]) if index or part not in _PLACES]
+    # The framework says first where it looked; in a body of its own reading a field may well be called that.
+    places = _PLACES if isinstance(error, RequestValidationError) else frozenset[str]()
+    place = [str(part) for index, part in enumerate(problem["loc"]) if index or part not in places]
     if not place:
         return "the body must be a JSON object, sent with content-type application/json", None
     param = ".".join(place)

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
-from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
-from server.api.http.call import Calling
+from server.api.http.call import Calling, principal_of
+from server.api.http.direct import DirectRoute, body_of
 from server.api.http.errors import content_type_not_taken, refusals
 from server.api.http.wire.adapter_bodies import NamePath
 from server.api.http.wire.evaluations import (
@@ -19,7 +19,7 @@ from server.api.http.wire.evaluations import (
     set_wire,
 )
 from server.api.http.wire.fields import References, WireModel
-from server.core.errors import CancelledError, ErrorCode
+from server.core.errors import ErrorCode
 from server.core.request import check_request_id
 from server.evaluation.reports import ReportQuery
 from server.service.feedback import MAX_NUM_WINDOWS, MAX_WINDOW_S, FeedbackService
@@ -58,21 +58,29 @@ WindowQuery = Annotated[float, Query(ge=1.0, le=MAX_WINDOW_S, description="Lengt
 NumWindowsQuery = Annotated[int, Query(ge=1, le=MAX_NUM_WINDOWS, description="How many windows, up to now.")]
 
 
-def evaluation_routes(feedback: FeedbackService, references: ReferenceImport) -> APIRouter:
-    """Return the router."""
-    router = APIRouter(tags=["evaluation"])
+def reference_routes(feedback: FeedbackService) -> APIRouter:
+    """Return the router of references one by one."""
+    router = APIRouter(tags=["evaluation"], route_class=DirectRoute)
 
     @router.post("/v1/references", responses=refusals(ErrorCode.NOT_FOUND, with_body=True))
-    async def submit_references(principal: Calling, body: ReferencesBody) -> ReferencesAnswer:
+    async def submit_references(request: Request, body: ReferencesBody) -> ReferencesAnswer:
         """Score an answer against references that came later; what is answered is on disk."""
+        principal = await principal_of(request)
         scores = await feedback.submit(principal, check_request_id(body.request_id), body.references)
         return {"request_id": body.request_id, "scores": dict(scores)}
+
+    return router
+
+
+def evaluation_routes(feedback: FeedbackService, references: ReferenceImport) -> APIRouter:
+    """Return the router of references in bulk and in sets, and of the figures."""
+    router = APIRouter(tags=["evaluation"])
 
     @router.post("/v1/references/batch", openapi_extra=_BATCH_BODY, responses=_BODY_REFUSALS)
     async def submit_batch(request: Request, principal: Calling) -> ReferenceBatchAnswer:
         """Score many answers: JSONL or CSV of `request_id` and `references` (a list) or `reference`."""
         form = _FORMATS[_content_type(request, _FORMATS)]
-        done = await references.submit_batch(principal, await _body(request), form)
+        done = await references.submit_batch(principal, await body_of(request), form)
         return {
             "num_accepted": done.num_accepted,
             "num_unknown": done.num_unknown,
@@ -84,7 +92,7 @@ def evaluation_routes(feedback: FeedbackService, references: ReferenceImport) ->
     async def put_set(request: Request, principal: Calling, name: NamePath) -> ReferenceSetWire:
         """Keep references for requests to come: JSONL of `text` or `input_sha256`, and `references`."""
         _content_type(request, _JSONL)
-        return set_wire(await references.put_set(principal, name, await _body(request)))
+        return set_wire(await references.put_set(principal, name, await body_of(request)))
 
     @router.get("/v1/reference-sets")
     async def list_sets(principal: Calling) -> ReferenceSetList:
@@ -115,10 +123,3 @@ def _content_type(request: Request, taken: "tuple[str, ...] | dict[str, RowForma
     if kind not in taken:
         raise content_type_not_taken(tuple(taken))
     return kind
-
-
-async def _body(request: Request) -> bytes:
-    try:
-        return await request.body()
-    except ClientDisconnect as error:
-        raise CancelledError("the caller went away") from error

@@ -5,6 +5,7 @@ import time
 from fastapi import APIRouter, Request
 
 from server.api.http.call import INFERENCE_RESPONSES, INFERENCE_SCHEMA, Caller, Calling, name_call, whole_answers
+from server.api.http.direct import DirectRoute
 from server.api.http.errors import refusals
 from server.api.http.streaming import EventStream
 from server.api.http.wire.openai_answers import ChatCompletion, Completion, Envelope, chat_completion, completion
@@ -20,7 +21,7 @@ _OWNER = "medley"
 
 def openai_inference_routes(caller: Caller, models: ModelDirectory) -> APIRouter:
     """Return the router of completions and chat completions."""
-    router = APIRouter(tags=["openai"])
+    router = APIRouter(tags=["openai"], route_class=DirectRoute)
 
     @router.post(
         "/v1/completions", response_model=Completion, responses=INFERENCE_RESPONSES, openapi_extra=INFERENCE_SCHEMA

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from server.api.http.call import INFERENCE_RESPONSES, INFERENCE_SCHEMA, Caller, name_call, whole_answers
+from server.api.http.direct import DirectRoute
 from server.api.http.streaming import EventStream
 from server.api.http.wire.answers import SummarizeAnswer, SummaryPieces, summarize_answer
 from server.api.http.wire.fields import GenerationBody
@@ -39,7 +40,7 @@ class SummarizeBody(GenerationBody):
 
 def summarize_routes(caller: Caller) -> APIRouter:
     """Return the router."""
-    router = APIRouter(tags=["inference"])
+    router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
     @router.post(
         "/v1/summarize", response_model=SummarizeAnswer, responses=INFERENCE_RESPONSES, openapi_extra=INFERENCE_SCHEMA
