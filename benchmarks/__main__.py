@@ -16,6 +16,7 @@ _BENCHMARKS = (
     "rollouts",
     "scale",
     "serving",
+    "streams",
     "tracing",
     "training",
     "vllm_overhead",
