@@ -202,7 +202,9 @@ class ReaderProcess:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        """Stop them."""
+        """Stop them: the end of their input tells them."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         told, _ = await self._process.communicate()
         outcome = json.loads(told or b'{"ends": {}, "num_read": 0}')
         self.ends, self.num_read = outcome["ends"], outcome["num_read"]
