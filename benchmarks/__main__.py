@@ -16,6 +16,8 @@ _BENCHMARKS = (
     "rollouts",
     "scale",
     "serving",
+    "side_by_side",
+    "slora",
     "streams",
     "tracing",
     "training",

@@ -19,7 +19,8 @@ from tests.fixtures.running_server import RunningServer, fake_engine, running_se
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STALL_TIMEOUT_S = 0.5
-NUM_TOKENS = 3000
+# More than a window of gRPC even in one piece.
+NUM_TOKENS = 10_000
 TEXT = "x" * NUM_TOKENS
 NARROW = (("grpc.http2.lookahead_bytes", 4096), ("grpc.http2.bdp_probe", 0))
 
