@@ -25,21 +25,19 @@ from rich.console import Console
 from benchmarks.bulk import put_in_bulk, register_in_bulk
 from benchmarks.machine import describe_machine
 from benchmarks.many_loras import write_many_loras
-from benchmarks.slora_report import SLoraPoint, points_table, write_report
+from benchmarks.slora_report import OPEN, SATURATED, SLoraPoint, write_report
 from loadtest.clients import WireProtocol
 from loadtest.clients.target import Protocol
 from loadtest.demo.server import ServerConfig, ServerProcess
 from loadtest.recording import Recording
 from loadtest.report import summarize_run
-from loadtest.scenario import Scenario
+from loadtest.scenario import Observe, Scenario
 from loadtest.scenario_file import as_json, from_json, load_scenario
 from loadtest.session import Session
 from loadtest.sweep import point_of
 from loadtest.trust import LateClientError, check_lag
 from server.engine.base import ResolvedAdapter
 from server.settings import DEFAULT_MODEL
-
-OPEN, SATURATED = "open loop", "saturated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,7 @@ class Plan:
         saturated_seconds: Length of the other load, likewise.
         num_slots: Adapters resident on the device at once.
         num_processes: Processes that send.
+        engine: ``native``, or ``fake`` for what the server alone makes of so many adapters.
     """
 
     counts: tuple[int, ...] = (5, 20, 100, 500, 2000)
@@ -65,6 +64,7 @@ class Plan:
     saturated_seconds: float = 10.0
     num_slots: int = 32
     num_processes: int = 1
+    engine: str = "native"
 
 
 QUICK = {"counts": (2, 10), "seconds": 3.0, "saturated_seconds": 2.0, "num_slots": 4, "num_users": 4}
@@ -77,6 +77,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--rate", type=float, help="requests per second of the open loop (default 8)")
     parser.add_argument("--seconds", type=float, help="length of an open loop (default 20)")
     parser.add_argument("--users", type=int, help="requests in flight for throughput (default 32)")
+    parser.add_argument("--engine", choices=["native", "fake"], help="default native")
     parser.add_argument("--quick", action="store_true", help="a few adapters and seconds, to see that it works")
     parser.add_argument("--out", type=Path, default=Path("slora"), help="folder of the report (default slora)")
     parser.set_defaults(run=_run)
@@ -106,6 +107,7 @@ async def _measure(plan: Plan, folder: Path, store: Path, adapters: Sequence[Res
     async with _server(plan, folder, store) as server:
         for protocol in WireProtocol:
             scenario = scenario_of(plan, len(adapters), Protocol(protocol.value), server.address(protocol))
+            scenario = replace(scenario, observe=Observe(address=server.address(WireProtocol.HTTP)))
             for load, asked in ((OPEN, scenario), (SATURATED, saturated(plan, scenario))):
                 points.append(await _point(len(adapters), load, asked))
                 print(points[-1].line(), flush=True)
@@ -115,7 +117,7 @@ async def _measure(plan: Plan, folder: Path, store: Path, adapters: Sequence[Res
 @asynccontextmanager
 async def _server(plan: Plan, folder: Path, store: Path) -> AsyncIterator[ServerProcess]:
     settings = {
-        "engine": {"max_loras": plan.num_slots},
+        "engine": {"name": plan.engine, "model": str(DEFAULT_MODEL), "max_loras": plan.num_slots},
         "store": {"url": str(store)},
         "library": str(folder / "none"),
         "evaluation": {"warm_at_start": False},
@@ -188,6 +190,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         "rate": arguments.rate,
         "seconds": arguments.seconds,
         "num_users": arguments.users,
+        "engine": arguments.engine,
     }
     base = replace(Plan(), **(QUICK if arguments.quick else {}))
     return replace(base, **{key: value for key, value in given.items() if value is not None})
@@ -196,9 +199,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 def _run(arguments: argparse.Namespace) -> None:
     plan, begun_s = plan_of(arguments), time.monotonic()
     points = run_slora(plan)
-    console = Console()
-    console.print(points_table(points))
     asked = as_json(scenario_of(plan, plan.counts[-1], Protocol.HTTP, ""))
     shown = {"plan": asdict(plan), **describe_machine(0), "scenario": asked}
-    write_report(points, shown, arguments.out, console)
+    write_report(points, shown, arguments.out, Console())
     print(f"took {time.monotonic() - begun_s:.0f} s; the report is in {arguments.out}", flush=True)

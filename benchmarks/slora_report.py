@@ -1,6 +1,7 @@
 """What the benchmark of S-LoRA's workload shows: a table, a picture, a page and its figures. Knows no servers."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +17,9 @@ from loadtest.pictures import png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+OPEN, SATURATED = "open loop", "saturated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,28 +102,33 @@ def write_report(points: Sequence[SLoraPoint], asked: Mapping[str, object], fold
 
 
 def picture(points: Sequence[SLoraPoint]) -> bytes:
-    """Draw throughput, TTFT and kept objectives by number of adapters, a line for each protocol."""
-    sides = {(point.load, point.protocol): [] for point in points}  # type: dict[tuple[str, str], list[SLoraPoint]]
-    for point in points:
-        sides[point.load, point.protocol].append(point)
+    """Draw by number of adapters, a line for each protocol: throughput when saturated, TTFT and objectives when not."""
 
     def draw(axes: Sequence["Axes"]) -> None:
         throughput, ttft, kept = axes
-        for (load, protocol), line in sides.items():
-            counts = [point.num_adapters for point in line]
-            title = f"{protocol}, {load}"
-            throughput.plot(counts, [point.requests_per_s for point in line], "o-", label=title)
-            kept.plot(counts, [point.slo_attainment for point in line], "o-", label=title)
-            ttft.plot(counts, [point.ttft_p50_ms for point in line], "o-", label=f"{title}, p50")
-            ttft.plot(counts, [point.ttft_p99_ms for point in line], "o:", label=f"{title}, p99")
-        throughput.set(ylabel="requests/s", ylim=(0, None))
-        ttft.set(ylabel="TTFT, ms", yscale="log")
-        kept.set(ylabel="share within the objectives", ylim=(0, 1.02))
+        for protocol in dict.fromkeys(point.protocol for point in points):
+            ours = [point for point in points if point.protocol == protocol]
+            full = [point for point in ours if point.load == SATURATED]
+            throughput.plot(
+                [each.num_adapters for each in full], [each.requests_per_s for each in full], "o-", label=protocol
+            )
+            as_it_comes = [point for point in ours if point.load == OPEN]
+            counts = [point.num_adapters for point in as_it_comes]
+            ttft.plot(counts, [_or_nan(point.ttft_p50_ms) for point in as_it_comes], "o-", label=f"{protocol}, p50")
+            ttft.plot(counts, [_or_nan(point.ttft_p99_ms) for point in as_it_comes], "o:", label=f"{protocol}, p99")
+            kept.plot(counts, [point.slo_attainment for point in as_it_comes], "o-", label=protocol)
+        throughput.set(title="saturated", ylabel="requests/s", ylim=(0, None))
+        ttft.set(title="open loop", ylabel="TTFT, ms", yscale="log")
+        kept.set(title="open loop", ylabel="share within the objectives", ylim=(0, 1.02))
         for each in axes:
             each.set(xlabel="registered adapters", xscale="log")
-            each.legend(fontsize="x-small")
+            each.legend()
 
-    return png(draw, num_columns=3, width=5.0)
+    return png(draw, num_columns=3, width=4.5)
+
+
+def _or_nan(figure: float | None) -> float:
+    return math.nan if figure is None else figure
 
 
 def _shown(figure: float | None) -> str:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -118,4 +120,6 @@ class _Teller:
 
 
 if __name__ == "__main__":
+    # So that a server that was started is ended, too.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     app()

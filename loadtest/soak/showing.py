@@ -82,14 +82,17 @@ def picture(soak: Soak) -> bytes:
         memory, handles, threads, latency = axes
         times = [sample.at_s for sample in samples]
         memory.plot(times, [sample.rss_bytes / MIB for sample in samples])
-        memory.set(ylabel="RSS, MiB", ylim=(0, None))
+        memory.set(ylabel="RSS, MiB")
         handles.plot(times, [sample.num_fds for sample in samples])
-        handles.set(ylabel="file handles", ylim=(0, None))
+        handles.set(ylabel="file handles")
         threads.plot(times, [sample.num_threads for sample in samples])
-        threads.set(ylabel="threads", ylim=(0, None))
+        threads.set(ylabel="threads")
         latency.plot([one.at_s for one in windows], [one.p50_ms for one in windows], label="p50")
         latency.plot([one.at_s for one in windows], [one.p90_ms for one in windows], label="p90")
-        latency.set(ylabel="e2e, ms", ylim=(0, None), xlabel="seconds")
+        latency.set(ylabel="e2e, ms", xlabel="seconds")
+        for each in axes:
+            # From 0, so that what looks level is.
+            each.set_ylim(0, 1.1 * max(each.get_ylim()[1], 1e-9))
         latency.legend(loc="upper right", fontsize="small")
 
     return png(draw, num_rows=4, width=11.0, height=2.2)
