@@ -25,9 +25,8 @@ from loadtest.clients import WireProtocol
 from loadtest.clients.target import Protocol, Target
 from loadtest.demo.server import ServerConfig, ServerProcess
 from loadtest.lengths import Fixed, Lengths
-from loadtest.metrics import InterTokenLatency
 from loadtest.recording import Recording
-from loadtest.records import Outcome, is_measured
+from loadtest.records import Outcome
 from loadtest.scenario import ClientLimits, Observe, Scenario, WarmUp
 from loadtest.session import Session
 
@@ -76,11 +75,11 @@ class StreamsRun:
         protocol: Over which protocol.
         side: One of :data:`SIDES`.
         turn: Its round, from 0.
-        num_answers: Whole answers that were timed.
+        num_answers: Whole answers, those of the warm-up too.
         num_failed: Other answers.
-        itl_p50_ms: Median ITL.
+        itl_p50_ms: Median ITL of all gaps that lie in the measured part, whenever their request was sent.
         itl_p99_ms: Its 99th percentile.
-        tokens_per_s: Tokens of timed answers.
+        pieces_per_s: Pieces that arrived then.
         lag_p99_ms: How late the clients sent, 99th percentile.
         rss_before_mb: Resident memory of the server's processes before.
         rss_most_mb: The most it was meanwhile.
@@ -96,7 +95,7 @@ class StreamsRun:
     num_failed: int
     itl_p50_ms: float
     itl_p99_ms: float
-    tokens_per_s: float
+    pieces_per_s: float
     lag_p99_ms: float
     rss_before_mb: float
     rss_most_mb: float
@@ -107,7 +106,7 @@ class StreamsRun:
         """Return the run in words."""
         return (
             f"{self.engine}, {self.protocol}, {self.side}: {self.num_answers} answers, {self.num_failed} failed, "
-            f"{self.tokens_per_s:.0f} tokens/s, ITL p50 {self.itl_p50_ms:.1f} ms, p99 {self.itl_p99_ms:.1f} ms, "
+            f"{self.pieces_per_s:.0f} pieces/s, ITL p50 {self.itl_p50_ms:.1f} ms, p99 {self.itl_p99_ms:.1f} ms, "
             f"RSS {self.rss_before_mb:.0f}, at most {self.rss_most_mb:.0f}, after {self.rss_after_mb:.0f} MB"
         )
 
@@ -250,24 +249,23 @@ class _Side:
     def _summed_up(
         self, side: str, turn: int, recording: Recording, rss_mb: tuple[float, float, float], ends: dict[str, int]
     ) -> StreamsRun:
-        measured = [record for record in recording.records if is_measured(record)]
-        whole = [record for record in measured if record.outcome is Outcome.COMPLETED]
-        itl_ms = [gap for record in whole for gap in InterTokenLatency().values(record)]
-        if not itl_ms:
-            told = {record.error_message for record in measured}
-            raise RuntimeError(f"no stream was answered: {told}")
-        seconds = max(record.ended_s for record in whole)
+        records, seconds = recording.records, self._plan.seconds
+        whole = [record for record in records if record.outcome is Outcome.COMPLETED]
+        times_s = [[at_s for at_s in record.piece_times_s if 0 <= at_s <= seconds] for record in whole]
+        itl_ms = np.concatenate([np.diff(each) * 1e3 for each in times_s] or [[]])
+        if not itl_ms.size:
+            raise RuntimeError(f"no stream was answered in time: {[record.error_message for record in records[:3]]}")
         return StreamsRun(
             engine=self._engine,
             protocol=self._protocol.value,
             side=side,
             turn=turn,
             num_answers=len(whole),
-            num_failed=len(measured) - len(whole),
+            num_failed=len(records) - len(whole),
             itl_p50_ms=float(np.percentile(itl_ms, 50)),
             itl_p99_ms=float(np.percentile(itl_ms, 99)),
-            tokens_per_s=sum(record.num_output_tokens for record in whole) / seconds,
-            lag_p99_ms=float(np.percentile([1e3 * (each.sent_s - each.scheduled_s) for each in measured], 99)),
+            pieces_per_s=sum(map(len, times_s)) / seconds,
+            lag_p99_ms=float(np.percentile([1e3 * (each.sent_s - each.scheduled_s) for each in records], 99)),
             rss_before_mb=rss_mb[0],
             rss_most_mb=rss_mb[1],
             rss_after_mb=rss_mb[2],
