@@ -29,7 +29,7 @@ from loadtest.variants import SourceError
 
 # Fewer places for adapters than adapters that are asked for, so that some must always go.
 _OWN_SETTINGS = {"engine": {"max_loras": 4}}
-_TOLD_EVERY_S = 60.0
+_TOLD_EVERY_S, _START_S = 60.0, 300.0
 
 app = typer.Typer(add_completion=False)
 
@@ -66,19 +66,22 @@ def soak(
         runs.append(Soak(asked, server, every_s, folder, _Teller(console)))
         return runs[0]
 
+    problem, status = "", 0
     try:
         asyncio.run(_run(_server(ready_file, serve_option), begin))
-    except (ServerGoneError, ProcessGoneError, WorkerLostError, KeyboardInterrupt) as error:
-        for run in runs:
-            show(run, verdict_of(run), asked, folder, console)
-        interrupted = isinstance(error, KeyboardInterrupt)
-        fail(console, "interrupted" if interrupted else str(error), 130 if interrupted else 4)
+    except (ServerGoneError, ProcessGoneError, WorkerLostError) as error:
+        problem, status = str(error), 4
+    except KeyboardInterrupt:
+        problem, status = "interrupted", 130
     except (ServerFailedError, ClientError, SourceError, ValueError, OSError, ImportError) as error:
-        fail(console, str(error), 2)
-    verdict = verdict_of(runs[0])
-    show(runs[0], verdict, asked, folder, console)
-    if not verdict.passed:
-        raise typer.Exit(1)
+        problem, status = str(error), 2
+    for run in runs:
+        verdict = verdict_of(run)
+        show(run, verdict, asked, folder, console)
+        status = status or int(not verdict.passed)
+    if problem:
+        fail(console, problem, status)
+    raise typer.Exit(status)
 
 
 async def _run(running: AbstractAsyncContextManager[Watched], begin: Callable[[Watched], Soak]) -> None:
@@ -95,7 +98,8 @@ async def _server(ready_file: Path | None, options: Sequence[str]) -> AsyncItera
     with tempfile.TemporaryDirectory(prefix="medley-soak-") as name:
         config = Path(name) / "medley.yaml"
         config.write_text(json.dumps(_OWN_SETTINGS), encoding="utf-8")
-        async with ServerProcess(ServerConfig(Path(name), options=("--config", str(config), *options))) as own:
+        options = ("--config", str(config), *options)
+        async with ServerProcess(ServerConfig(Path(name), options=options, start_timeout_s=_START_S)) as own:
             yield Watched(own.address(WireProtocol.HTTP), own.address(WireProtocol.GRPC), own.pid)
 
 
