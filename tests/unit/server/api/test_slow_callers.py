@@ -1,6 +1,7 @@
 """What becomes of a caller who takes nothing of its answer, and of those beside it; over both protocols."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from grpc import aio
 
 from benchmarks.slow_readers import SlowReaders, SlowReading
 from medley.v1 import inference_pb2, inference_pb2_grpc
-from server.api.http.patience import PatientProtocol
+from server.api.http.patience import MAX_UNSENT_BYTES, PatientProtocol, bound_unsent
 from tests.fixtures.running_server import RunningServer, fake_engine, running_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -119,6 +120,15 @@ async def test_idle_connection_with_something_not_taken_is_broken_off(num_left: 
     transport = FakeTransport(iter([num_left]))
     patient(transport).timeout_keep_alive_handler()
     assert (transport.aborted.is_set(), transport.is_closed) == (ending == "aborted", ending == "closed")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system has no such bound")
+async def test_connections_made_through_a_listener_keep_little_unsent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        bound_unsent(listener)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+            bound = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+    assert bound == MAX_UNSENT_BYTES
 
 
 class FakeTransport:
