@@ -8,7 +8,7 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 KERNELS := $(wildcard server/engine/native/kernels/*.cpp server/engine/native/kernels/*.h)
 
-.PHONY: install install-vllm demo serve test test-fast test-slow test-torch test-vllm chaos check fmt protos console bench gpu clean
+.PHONY: install install-vllm demo serve test test-fast test-slow test-torch test-vllm chaos check fmt protos console bench soak gpu clean
 
 install: $(INSTALLED)
 
@@ -81,6 +81,10 @@ console:
 # The engine beside its peers, in turn, in one run; ARGS="--quick" takes minutes, ARGS="--json FILE" keeps the figures.
 bench: install
 	$(BIN)/python -m benchmarks engine $(ARGS)
+
+# Half an hour of mixed traffic and changing adapters on a server of its own; ARGS="--duration 300" is shorter.
+soak: install
+	$(BIN)/python -m loadtest.soak $(ARGS)
 
 # On a GPU box with torch, transformers, peft and triton of its own: no environment is made, so that its CUDA build is used.
 gpu:

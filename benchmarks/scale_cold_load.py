@@ -92,7 +92,7 @@ def run_cold_load(case: ScaleCase, plan: ColdLoadPlan) -> ColdLoadResult:
     Raises:
         RuntimeError: If more adapters were to be loaded than there are.
     """
-    adapters = write_many_loras(case.folder, case.base, plan.num_rows + plan.num_cold, rank=plan.rank)
+    adapters = write_many_loras(case.folder, case.base, plan.num_rows + plan.num_cold, ranks=(plan.rank,))
     resident, cold = adapters[: plan.num_rows], adapters[plan.num_rows :]
     for adapter in cold:
         forget_cached(adapter)

@@ -84,7 +84,9 @@ def medley_server(served: Served) -> Iterator[str]:
         "max_virtual_tokens": config.max_virtual_tokens,
         "max_num_waiting": 1024,
     }
-    (folder / "medley.yaml").write_text(json.dumps({"engine": settings}))
+    # Nobody asks for scores.
+    own = {"engine": settings, "evaluation": {"warm_at_start": False}}
+    (folder / "medley.yaml").write_text(json.dumps(own))
     command = [
         *(sys.executable, "-m", "server", "serve", "--engine", "vllm", "--model", str(served.base)),
         *("--dtype", served.dtype, "--config", str(folder / "medley.yaml"), "--data-dir", str(folder / "data")),

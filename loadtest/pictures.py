@@ -46,7 +46,7 @@ def latency_cdf(runs: Mapping[str, Sequence[RequestRecord]]) -> bytes:
                 axes[index].set_xlim(left=0)
                 axes[index].legend()
 
-    return _png(draw, num_columns=len(latencies))
+    return png(draw, num_columns=len(latencies))
 
 
 def timeline(records: Sequence[RequestRecord], events: Sequence[Event], readings: Sequence[Reading]) -> bytes:
@@ -79,7 +79,7 @@ def timeline(records: Sequence[RequestRecord], events: Sequence[Event], readings
                 each.legend(loc="upper right", fontsize="small")
         below.set(xlabel="seconds", ylabel="a second", ylim=(0, None))
 
-    return _png(draw, num_rows=2, width=11.0, height=3.0)
+    return png(draw, num_rows=2, width=11.0, height=3.0)
 
 
 def throughput_latency(sweep: Sweep) -> bytes:
@@ -103,7 +103,7 @@ def throughput_latency(sweep: Sweep) -> bytes:
         for each in axes:
             each.legend()
 
-    return _png(draw, num_columns=2, width=5.5)
+    return png(draw, num_columns=2, width=5.5)
 
 
 def _values(values_of: Callable[[RequestRecord], Sequence[float]], records: Sequence[RequestRecord]) -> list[float]:
@@ -144,7 +144,7 @@ def _loads(axes: "Axes", readings: Sequence[Reading]) -> None:
             axes.axvline(time_s, color="tab:orange", alpha=0.25, linewidth=0.8)
 
 
-def _png(
+def png(
     draw: Callable[[Sequence["Axes"]], None],
     *,
     num_columns: int = 1,
@@ -152,7 +152,7 @@ def _png(
     width: float = 4.0,
     height: float = 4.0,
 ) -> bytes:
-    """Return what was drawn, on as many axes as asked for."""
+    """Return a PNG of what ``draw`` draws, on as many axes as asked for, each ``width`` by ``height`` inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

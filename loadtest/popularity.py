@@ -4,6 +4,7 @@ Adapters are named, or there is a number of them called by a pattern. ``base`` s
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Annotated, Literal, Self
@@ -62,6 +63,12 @@ def shares(entries: tuple[MixEntry, ...]) -> np.ndarray:
     """Return the probability of each kind."""
     weights = np.array([entry.weight for entry in entries])
     return weights / weights.sum()
+
+
+def names_of(kinds: Sequence[MixEntry]) -> list[str]:
+    """Return the adapters' names, each once, without what is said of versions and aliases."""
+    references = (reference for kind in kinds for reference in kind.adapters)
+    return list(dict.fromkeys(reference.partition(":")[0].partition("@")[0] for reference in references))
 
 
 @spec

@@ -12,7 +12,7 @@ from loadtest.churn import Operator
 from loadtest.clients.base import CONNECTION, NO_CREDENTIALS, Credentials, MedleyClient
 from loadtest.clients.target import connect
 from loadtest.observer import observe
-from loadtest.popularity import MixEntry
+from loadtest.popularity import names_of
 from loadtest.preparation import prepare
 from loadtest.presence import ServerGoneError, Watch, is_listening
 from loadtest.recording import Recording
@@ -86,7 +86,7 @@ class Session:
         kinds = scenario.adapters.entries()
         async with connect(scenario.target, self._credentials) as client:
             if scenario.prepare is not None:
-                names = _names(kinds)
+                names = names_of(kinds)
                 await prepare(cast(MedleyClient, client), names, scenario.prepare.source, self._on_made)
             warmer = Runner(client, RunnerConfig(timeout_s=scenario.target.timeout_s), _ignore)
             await warmer.warm_up(kinds, self._shares[0].planned[0].text, scenario.warm_up.rounds)
@@ -123,12 +123,6 @@ class Session:
 
 def _ignore(record: RequestRecord) -> None:
     del record
-
-
-def _names(kinds: Sequence[MixEntry]) -> list[str]:
-    """Return the adapters' names, each once, without what is said of versions and aliases."""
-    references = (reference for kind in kinds for reference in kind.adapters)
-    return list(dict.fromkeys(reference.partition(":")[0].partition("@")[0] for reference in references))
 
 
 async def _first(work: Coroutine[None, None, None], watch: Coroutine[None, None, None]) -> None:

@@ -71,6 +71,7 @@ async def _serve_front_ends(
         http_port.set_result,
         settings.http.grace_s,
         tls=settings.tls,
+        stall_timeout_s=settings.http.stall_timeout_s,
     )
     grpc = serve_grpc(
         create_server(services, settings.grpc),

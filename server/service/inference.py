@@ -52,6 +52,8 @@ class InferenceConfig:
         max_text_chars: Longest text looked at; longer ones are refused unread.
         inline_text_chars: Longest text tokenized on the event loop; longer ones go to a thread.
         max_num_opening: Most requests between arrival and the engine's queue.
+        max_num_open: Most requests accepted and not closed: those the engine holds, and those it is done with whose
+            callers have yet to take the answer.
         max_num_per_call: Most requests that one call may ask for: prompts times answers to each.
         score_wait_s: Longest wait for scores after the whole text has been handed out.
     """
@@ -59,6 +61,7 @@ class InferenceConfig:
     max_text_chars: int = 200_000
     inline_text_chars: int = 4_000
     max_num_opening: int = 512
+    max_num_open: int = 4096
     max_num_per_call: int = 128
     score_wait_s: float = 0.25
 
@@ -105,6 +108,7 @@ class InferenceService:
         self._config = config
         self._shadows = shadows
         self._num_opening = 0
+        self._num_open = 0
         self._prompts = PromptReader(
             speech,
             max_text_chars=config.max_text_chars,
@@ -202,6 +206,8 @@ class InferenceService:
         check_sampling(self._engine.info, request.sampling)
         if self._num_opening >= self._config.max_num_opening:
             raise ResourceExhaustedError("too many requests arrive at once; try again later")
+        if self._num_open + self._num_opening >= self._config.max_num_open:
+            raise ResourceExhaustedError("too many requests are open; try again later")
 
     async def _lease(self, principal: Principal, request: GenerationRequest) -> tuple[ServableAdapter, ...]:
         try:
@@ -238,7 +244,7 @@ class InferenceService:
             num_prompt_tokens=len(prompt.token_ids),
             accepted_s=watch.accepted_s,
         )
-        return Generation(
+        generation = Generation(
             Opened(request.request_id, uses, prompt, request.echo, sampling, watch.accepted_s),
             outputs,
             tokenizer=self._speech.tokenizer,
@@ -248,6 +254,8 @@ class InferenceService:
             figures=figures,
             score_wait_s=self._config.score_wait_s,
         )
+        self._num_open += 1
+        return generation
 
     def _hooks(
         self,
@@ -260,6 +268,7 @@ class InferenceService:
         watch: RequestWatch,
     ) -> Hooks:
         def closed(terminal: GenerationChunk | None) -> None:
+            self._num_open -= 1
             self._directory.release(adapters)
             self._record(terminal, adapters, figures)
             ending.closed(terminal)

@@ -19,6 +19,7 @@ CODE_KEY = "medley-code"
 PARAM_KEY = "medley-param"
 _MAX_HEARD_S = 1.0
 _MAX_NUM_HEARD = 64
+_MAX_ENDING_S = 5.0
 RETRY_AFTER_KEY = "retry-after-ms"
 
 GRPC_STATUSES: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
@@ -63,7 +64,24 @@ async def answering(
             _LOGGER.error("call failed", exc_info=error, extra={"request_id": request_id})
         if messages is not None:
             await _hear_out(messages)
-        await context.abort(GRPC_STATUSES[code], message, _trailers(error, code, request_id))
+        await _abort(context, GRPC_STATUSES[code], message, _trailers(error, code, request_id))
+
+
+async def _abort(
+    context: Context, status: grpc.StatusCode, message: str, trailers: tuple[tuple[str, str], ...]
+) -> None:
+    """End a call.
+
+    Raises:
+        aio.AbortError: As the library wants it to be.
+        asyncio.CancelledError: If the caller takes nothing any more, not even the status, which comes behind all that
+            it has not taken yet. The library then breaks the call off.
+    """
+    try:
+        async with asyncio.timeout(_MAX_ENDING_S):
+            await context.abort(status, message, trailers)
+    except (TimeoutError, aio.InternalError) as error:
+        raise asyncio.CancelledError("the caller does not take the status") from error
 
 
 async def _hear_out(messages: AsyncIterable[object]) -> None:

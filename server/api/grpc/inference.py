@@ -1,5 +1,6 @@
 """``medley.v1.InferenceService``: two ways in (text or prompt), each whole or streamed, through one path."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -15,6 +16,7 @@ from server.api.grpc.translate import (
     generation_request,
     result_fields,
 )
+from server.core.errors import ResourceExhaustedError
 from server.core.request import new_request_id
 from server.service.chunks import good_chunks
 from server.service.generation import Generation
@@ -29,11 +31,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     Args:
         inference: The service.
+        stall_timeout_s: Longest time in which a caller takes nothing of a stream.
     """
 
-    def __init__(self, inference: InferenceService) -> None:
-        """Keep the service."""
+    def __init__(self, inference: InferenceService, stall_timeout_s: float) -> None:
+        """Keep the parts."""
         self._inference = inference
+        self._stall_timeout_s = stall_timeout_s
 
     async def Summarize(self, request: pb.SummarizeRequest, context: Context) -> pb.SummarizeResponse:
         """See the ``.proto`` file."""
@@ -47,7 +51,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """See the ``.proto`` file."""
         async with self._opened(request, request.request_id, request.text, context, apply_template=True) as generation:
             async for delta, fields in _pieces(generation):
-                await context.write(pb.StreamSummarizeResponse(delta=delta, **fields))
+                await self._write(context, pb.StreamSummarizeResponse(delta=delta, **fields))
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """See the ``.proto`` file."""
@@ -65,7 +69,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             request, request.request_id, request.prompt, context, apply_template=False
         ) as generation:
             async for delta, fields in _pieces(generation):
-                await context.write(pb.StreamGenerateResponse(delta=delta, **fields))
+                await self._write(context, pb.StreamGenerateResponse(delta=delta, **fields))
+
+    async def _write(self, context: Context, message: object) -> None:
+        """Write a piece of a stream; waits until the caller has room for it."""
+        try:
+            async with asyncio.timeout(self._stall_timeout_s):
+                await context.write(message)
+        except TimeoutError:
+            raise ResourceExhaustedError(
+                f"the caller took nothing of the stream for {self._stall_timeout_s:g} s"
+            ) from None
 
     @asynccontextmanager
     async def _opened(

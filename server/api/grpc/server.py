@@ -55,7 +55,8 @@ def create_server(services: Services, config: GrpcConfig) -> aio.Server:
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,
     )
     found = cast(aio.Server, _ByName(server))
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceServicer(services.inference), found)
+    inference = InferenceServicer(services.inference, config.stall_timeout_s)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, found)
     adapter_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(services.adapters, services.uploads), found)
     rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(services.rollouts), found)
     evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(EvaluationServicer(services.feedback), found)

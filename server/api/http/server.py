@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from server.access.tls import PLAIN_TEXT, TlsConfig
-from server.api.http.head_limit import LimitedHeadProtocol
+from server.api.http.patience import PatientProtocol, bound_unsent
 from server.core.errors import FailedPreconditionError
 
 _BACKLOG = 2048
@@ -26,6 +27,7 @@ async def serve_http(
     grace_s: int = 5,
     *,
     tls: TlsConfig = PLAIN_TEXT,
+    stall_timeout_s: float = 60.0,
 ) -> None:
     """Serve until cancelled, then let open connections end for ``grace_s`` seconds.
 
@@ -36,19 +38,21 @@ async def serve_http(
         ready: Called once, with the port, when connections are taken.
         grace_s: Longest wait at the end.
         tls: Certificates.
+        stall_timeout_s: Longest time in which a caller takes nothing of what waits for it.
 
     Raises:
         FailedPreconditionError: If the address cannot be listened on, or a certificate cannot be used.
     """
     context = tls.context() if tls.is_on else None
     with _listen(host, port) as listener:
+        bound_unsent(listener)
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
-            http=LimitedHeadProtocol,
+            http=partial(PatientProtocol, stall_timeout_s=stall_timeout_s),  # type: ignore[arg-type]
             # Else anybody on this machine could say in a header to call from elsewhere.
             proxy_headers=False,
             server_header=False,

@@ -53,7 +53,7 @@ def test_scale_memory_evicts_at_every_load_beyond_its_slots(tmp_path: Path, monk
 def test_many_loras_are_sound_and_no_two_are_equal(tmp_path: Path) -> None:
     base = models.save_base(tmp_path / "base", models.random_base(TINY, seed=0))
 
-    adapters = write_many_loras(tmp_path / "many", base, 5, rank=4)
+    adapters = write_many_loras(tmp_path / "many", base, 5, ranks=(4, 2))
 
     contents = {(adapter.path / "adapter_model.safetensors").read_bytes() for adapter in adapters}
     assert len(contents) == len({adapter.digest for adapter in adapters}) == 5

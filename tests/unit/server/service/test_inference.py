@@ -139,6 +139,22 @@ async def test_open_too_many_at_once_is_exhausted(make_room: MakeRoom, ask: AskF
     await results[0].aclose()  # type: ignore[union-attr]
 
 
+async def test_open_beside_answers_not_taken_yet_is_exhausted_until_one_is_closed(
+    make_room: MakeRoom, ask: AskFor
+) -> None:
+    room = await make_room(inference=InferenceConfig(max_num_open=2))
+    answered = await room.open(ask(request_id="answered"))
+    held = await room.open(ask(request_id="held"))
+    while room.engine.stats().num_running or room.engine.stats().num_waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    # The engine is done with both; their callers have yet to take them.
+    assert (await refused(room, ask()))[0] is ErrorCode.RESOURCE_EXHAUSTED
+    await answered.result()
+    assert terminals(await chunks_of(room, ask())) == [FinishReason.STOP]
+    await held.aclose()
+    assert room.nothing_left()
+
+
 async def test_open_request_id_in_flight_exists_already(make_room: MakeRoom, ask: AskFor) -> None:
     room = await make_room(SLOW)
     first = await room.open(ask())

@@ -1,0 +1,91 @@
+"""One connection of the HTTP front end, which ends when its caller takes nothing of what was written to it.
+
+The event loop keeps little of what a caller has not taken, and the operating system less than it would by itself; an
+answer that does not fit waits in its route, whose request the engine goes on with. Knows no routes.
+
+Source:
+    TCP_NOTSENT_LOWAT: ``tcp_notsent_lowat`` in https://docs.kernel.org/networking/ip-sysctl.html.
+"""
+
+import asyncio
+import logging
+import socket
+from typing import Any
+
+from server.api.http.head_limit import LimitedHeadProtocol
+
+MAX_UNSENT_BYTES = 16 << 10
+"""Most bytes of a connection that wait in this process before whoever writes has to wait, and as many in the system."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def bound_unsent(listener: socket.socket) -> None:
+    """Bound what the operating system keeps unsent for each connection that is made through ``listener``.
+
+    Else it keeps megabytes for a caller who does not read. What is on its way to the caller does not count, so nobody
+    gets an answer later for it.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+
+
+class PatientProtocol(LimitedHeadProtocol):
+    """One connection. It is broken off when its caller has taken nothing for a while of what waits for it.
+
+    Args:
+        arguments: As the library gives them.
+        stall_timeout_s: Longest time without a byte being taken.
+        named: As the library gives them.
+    """
+
+    def __init__(self, *arguments: Any, stall_timeout_s: float, **named: Any) -> None:
+        """Begin without a connection."""
+        super().__init__(*arguments, **named)
+        self._stall_timeout_s = stall_timeout_s
+        self._looking: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection."""
+        transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let the connection go."""
+        self._stop_looking()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Have whoever writes wait, for the caller is slow."""
+        super().pause_writing()
+        self._look_later(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Have whoever writes go on."""
+        self._stop_looking()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection that was not used for long; what its caller has not taken until now it does not get."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _look_later(self, num_left: int) -> None:
+        self._looking = self.loop.call_later(self._stall_timeout_s, self._look, num_left)
+
+    def _look(self, num_left_before: int) -> None:
+        num_left = self.transport.get_write_buffer_size()
+        if num_left < num_left_before:
+            self._look_later(num_left)
+            return
+        self._looking = None
+        _LOGGER.info("caller takes nothing, its connection is broken off", extra={"caller": str(self.client)})
+        # Closing would wait until the rest is taken.
+        self.transport.abort()
+
+    def _stop_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
