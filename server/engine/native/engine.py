@@ -116,6 +116,7 @@ class NativeEngine(Engine):
         Raises:
             InvalidArgumentError: If it is beyond the engine's limits.
             ResourceExhaustedError: If the queue is full.
+            DeadlineExceededError: If others wait, and the answer would come after its deadline.
             UnavailableError: If the engine is draining or dead.
             AlreadyExistsError: If the request id is in flight.
         """
