@@ -103,7 +103,7 @@ class Report(NamedTuple):
     load_times: DurationCounts | None
     outputs: list[Packed]
     answers: list[tuple[int, MedleyError | AdapterError | None]]
-    pace: Pace | None
+    pace: Pace | None = None
 
 
 def pack(key: int, output: EngineOutput) -> Packed:
