@@ -49,6 +49,7 @@ class Refusal(StrEnum):
     ARRIVING = "arriving"
     QUEUE_FULL = "queue_full"
     GAVE_WAY = "gave_way"
+    TOO_LONG_A_WAIT = "too_long_a_wait"
     TOO_LATE_TO_WAIT = "too_late_to_wait"
     TOO_LATE_TO_START = "too_late_to_start"
 

@@ -135,6 +135,7 @@ class EngineInfo:
         max_virtual_tokens: Longest soft prompt or prefix accepted.
         quantization: How the base's linear layers are kept; ``none`` means in the serving dtype.
         num_weight_bytes: What the base takes on the device; 0 where the engine has none.
+        max_wait_s: Longest wait in the queue that a request may have to expect; 0 for any.
     """
 
     name: str
@@ -154,6 +155,7 @@ class EngineInfo:
     max_virtual_tokens: int
     quantization: str = "none"
     num_weight_bytes: int = 0
+    max_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

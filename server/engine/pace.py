@@ -28,7 +28,7 @@ class Pace:
         start_s: Seconds from one row's start to the next one's, while rows wait for room.
         first_s: Seconds from a row's start to its first token.
         step_s: Seconds from one token of a row to its next.
-        num_tokens: Tokens of a whole answer.
+        num_tokens: Tokens of a long answer, than which few are longer: to go by the mean would leave half unfinished.
     """
 
     start_s: float
@@ -80,6 +80,7 @@ class PaceMeter:
         self._steps = _Mean(max_total=_WINDOW_S)
         self._firsts = _Mean(max_count=_WINDOW_ROWS)
         self._lengths = _Mean(max_count=_WINDOW_ROWS)
+        self._squares = _Mean(max_count=_WINDOW_ROWS)
         self._num_started = self._num_ended = 0
 
     def stepped(self, duration_s: float, num_started: int, *, is_room_short: bool) -> None:
@@ -99,17 +100,24 @@ class PaceMeter:
         """Count a row's first token, which came so long after its start."""
         self._firsts.add(duration_s, 1)
 
-    def ended(self, num_tokens: int) -> None:
-        """Count a whole answer."""
-        self._lengths.add(num_tokens, 1)
-        self._num_ended += 1
+    def ended(self, num_tokens: int, *, is_whole: bool) -> None:
+        """Count an answer's end.
+
+        One that ran out of time counts with the tokens it had, but not as one more: what is left of a full engine would
+        else be the short ones, their mean would fall, and more and more would be begun that cannot be finished.
+        """
+        self._lengths.add(num_tokens, is_whole)
+        self._squares.add(num_tokens**2, is_whole)
+        self._num_ended += is_whole
 
     @property
     def pace(self) -> Pace | None:
         """The figures; None until enough rows had to wait, and enough have ended."""
         if min(self._num_started, self._num_ended) < _MIN_NUM_ROWS:
             return None
-        return Pace(self._starts.value, self._firsts.value, self._steps.value, self._lengths.value)
+        mean = self._lengths.value
+        spread = math.sqrt(max(0.0, self._squares.value - mean**2))
+        return Pace(self._starts.value, self._firsts.value, self._steps.value, mean + 2 * spread)
 
 
 class _Mean:

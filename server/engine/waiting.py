@@ -29,15 +29,15 @@ class WaitingCounts:
 
     Args:
         max_num: Most requests that wait.
+        max_wait_s: Longest wait to be expected of whoever enters; 0 for any.
 
     Attributes:
-        max_num: As given.
         num: Requests that wait.
     """
 
-    def __init__(self, max_num: int) -> None:
+    def __init__(self, max_num: int, max_wait_s: float = 0.0) -> None:
         """Nobody waits."""
-        self.max_num = max_num
+        self._max_num, self._max_wait_s = max_num, max_wait_s
         self._by_place: Counter[Place] = Counter()
         self.num = 0
 
@@ -50,7 +50,7 @@ class WaitingCounts:
             ResourceExhaustedError: If the queue is full and nobody has to give way.
         """
         displaced = None
-        if self.num >= self.max_num:
+        if self.num >= self._max_num:
             displaced = self.displaced_by(place)
             self.leave(displaced)
         self.count(place)
@@ -72,7 +72,7 @@ class WaitingCounts:
         gives_way = heaviest if by_tenant[heaviest] > by_tenant[place.tenant] + 1 else place.tenant
         last = max((held for held in self._by_place if held.tenant == gives_way), default=None)
         if last is None or (gives_way == place.tenant and last.priority <= place.priority):
-            raise queue_is_full(self.max_num)
+            raise queue_is_full(self._max_num)
         return last
 
     def count(self, place: Place) -> None:
@@ -84,7 +84,7 @@ class WaitingCounts:
         self._change(place, -1)
 
     def check_in_time(self, request: EngineRequest, pace: Pace | None, now_s: float, num_free: int) -> None:
-        """Do nothing if a request that is about to enter may expect its answer by its deadline.
+        """Do nothing if a request that is about to enter may expect its turn, and its answer by its deadline.
 
         Args:
             request: The request.
@@ -94,11 +94,25 @@ class WaitingCounts:
 
         Raises:
             DeadlineExceededError: If others have to wait, and what the engine did lately says that it would be late.
+            ResourceExhaustedError: If that says that the wait would be longer than any is to be.
         """
-        if request.deadline_s is not None and pace is not None:
+        if pace is None or (request.deadline_s is None and not self._max_wait_s):
+            return
+        num_ahead = max(0, self.num_before(place_of(request)) - num_free)
+        if request.deadline_s is not None:
             assert request.sampling.max_new_tokens is not None
-            num_ahead = max(0, self.num_before(place_of(request)) - num_free)
             pace.check_waiting(request.deadline_s - now_s, request.sampling.max_new_tokens, num_ahead)
+        excess_s = pace.wait_s(num_ahead) - self._max_wait_s
+        if self._max_wait_s and excess_s > 0:
+            raise ResourceExhaustedError(
+                f"{num_ahead} requests are before it, which takes more than {self._max_wait_s:g} s; try again later",
+                retry_after_s=excess_s,
+                refusal=Refusal.TOO_LONG_A_WAIT,
+            )
+
+    def emptied(self) -> "WaitingCounts":
+        """Return the same queue with nobody in it."""
+        return WaitingCounts(self._max_num, self._max_wait_s)
 
     def num_before(self, place: Place) -> int:
         """Return how many requests surely start before a new one: earlier classes', and each tenant's turns in its own.

@@ -12,7 +12,7 @@ Plain Python: no torch, no asyncio, no clock. Step thread only.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from server.engine.native.batch import Row
@@ -51,10 +51,19 @@ class ClassQueue:
         """Return the last row of a tenant in a class, None if none of its rows waits there; it stays."""
         return self._classes[priority].newest(tenant)
 
-    def pop(self) -> Row | None:
-        """Take the row that is next, None if there is none."""
-        priority = next(iter(self._by_turn()), None)
-        return None if priority is None else self._classes[priority].pop()
+    def pop(self, held: Collection[str] = ()) -> Row | None:
+        """Take the row that is next of all tenants but those that are held, None if there is none."""
+        rows = (self._classes[priority].pop(held) for priority in self._by_turn())
+        return next((row for row in rows if row is not None), None)
+
+    def counts(self) -> tuple[Counter[str], Counter[str]]:
+        """Return, by tenant, how many rows wait, and how many have started and not left."""
+        waiting, started = Counter[str](), Counter[str]()
+        for rows in self._classes.values():
+            for tenant, num_waiting, num_started in rows.counts():
+                waiting[tenant] += num_waiting
+                started[tenant] += num_started
+        return waiting, started
 
     def put_back(self, rows: Iterable[Row]) -> None:
         """Put rows back that were taken and did not start; in the order they were taken. See :class:`FairQueue`."""

@@ -22,6 +22,7 @@ from server.core.outputs import FinishReason
 from server.engine.base import EngineOutput
 from server.engine.native.batch import NOT_FINITE, Batch, EncodeShare, Row, StepOutput
 from server.engine.native.class_queue import ClassQueue
+from server.engine.native.flood_limit import FloodLimit
 
 RowOutput = tuple[Row, EngineOutput]
 
@@ -51,6 +52,8 @@ class Scheduler:
             all stages. One stage of the row in the encoder is always run.
         num_stages: Stages of the encoder.
         eos_token_ids: Tokens that end a row that does not ignore them.
+        max_flood_rows: Most rows of floods while a light tenant is about; None for any number. See
+            :mod:`~server.engine.native.flood_limit`.
 
     Attributes:
         max_num_seqs: As given.
@@ -66,6 +69,7 @@ class Scheduler:
         max_prefill_tokens_per_step: int,
         num_stages: int,
         eos_token_ids: Collection[int],
+        max_flood_rows: int | None = None,
     ) -> None:
         self.max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
@@ -73,6 +77,7 @@ class Scheduler:
         self._num_stages = num_stages
         self._eos_token_ids = frozenset(eos_token_ids)
         self._waiting = ClassQueue()
+        self._flood_limit = FloodLimit(max_num_seqs, max_num_seqs if max_flood_rows is None else max_flood_rows)
         self._encoding: deque[_Pack] = deque()
         self._running: list[Row] = []
         self._composition = 0
@@ -125,8 +130,10 @@ class Scheduler:
     def schedule(self, admit: Callable[[Row], bool], now_s: float) -> Batch:
         """Close the gaps of ended rows, share out the encoder's work, and return the batch; it may be empty."""
         moves = self._close_gaps()
-        budget = self._num_stages * self._max_encoder_tokens()
         self._drop_ended_packs()
+        waiting, started_before = self._waiting.counts()
+        self._flood_limit.look(waiting, started_before, now_s)
+        budget = self._num_stages * self._max_encoder_tokens(self._flood_limit.num_startable(waiting))
         started = self._start(admit, now_s, budget)
         num_before = len(self._running)
         shares = self._share_out(budget)
@@ -171,11 +178,11 @@ class Scheduler:
     def _encoding_rows(self) -> tuple[Row, ...]:
         return tuple(row for pack in self._encoding for row in pack.rows)
 
-    def _max_encoder_tokens(self) -> int:
+    def _max_encoder_tokens(self, num_startable: int) -> int:
         """Return how many positions may go through the whole encoder at this step."""
         if not self._running:
             return self._max_num_batched_tokens
-        num_wanting = min(len(self._encoding_rows()) + len(self._waiting), self.max_num_seqs - len(self._running))
+        num_wanting = min(len(self._encoding_rows()) + num_startable, self.max_num_seqs - len(self._running))
         growth = min(max(1, num_wanting // len(self._running)), MAX_GROWTH)
         return min(growth * self._max_prefill_tokens_per_step, self._max_num_batched_tokens)
 
@@ -185,11 +192,13 @@ class Scheduler:
         num_seats = self.max_num_seqs - len(self._running) - len(self._encoding_rows())
         rows: list[Row] = []
         passed: list[Row] = []
-        while len(rows) < num_seats and budget > 0 and (row := self._waiting.pop()) is not None:
+        limit = self._flood_limit
+        while len(rows) < num_seats and budget > 0 and (row := self._waiting.pop(limit.held)) is not None:
             if not admit(row):
                 passed.append(row)
                 continue
             self._waiting.start(row)
+            limit.start(row.request.tenant)
             row.queue_s = now_s - row.arrival_s
             rows.append(row)
             budget -= self._num_stages * row.num_encoder_tokens

@@ -38,7 +38,8 @@ _NUM_PREFETCHED_ROWS = 8
 # How old the figures of the pace may be; to make and send them takes longer than to measure.
 _PACE_AGE_S = 0.1
 
-_WHOLE = frozenset({FinishReason.STOP, FinishReason.LENGTH})
+# Ends that say how long answers are.
+_COUNTED = frozenset({FinishReason.STOP, FinishReason.LENGTH, FinishReason.DEADLINE})
 
 Outputs = Sequence[tuple[str, EngineOutput]]
 
@@ -72,6 +73,7 @@ class StepLoop:
         executor: Where adapters are loaded.
         deliver: Takes the outputs of a step; called on the step thread.
         max_num_waiting: Most rows in the queue.
+        max_wait_s: Longest wait there that a row may have to expect; 0 for any.
     """
 
     def __init__(
@@ -83,11 +85,12 @@ class StepLoop:
         executor: Executor,
         deliver: Callable[[Outputs], None],
         max_num_waiting: int,
+        max_wait_s: float = 0.0,
     ) -> None:
         self._scheduler = scheduler
         self._tiers, self._executor, self._deliver = tiers, executor, deliver
         self._max_num_waiting = max_num_waiting
-        self._waiting = WaitingCounts(max_num_waiting)
+        self._waiting = WaitingCounts(max_num_waiting, max_wait_s)
         self.adapters: ResidentAdapters[AdapterPayload] = ResidentAdapters(num_slots, self._begin_load, tiers.gave_up)
         self._condition = threading.Condition()
         self._posted: list[Callable[[], None]] = []
@@ -232,8 +235,8 @@ class StepLoop:
                 self.adapters.release(row)
                 if row.queue_s is None:
                     self._leave_queue([row])
-                elif output.finish_reason in _WHOLE:
-                    self._meter.ended(len(row.token_ids))
+                elif output.finish_reason in _COUNTED:
+                    self._meter.ended(len(row.token_ids), is_whole=output.finish_reason is not FinishReason.DEADLINE)
 
     def _leave_queue(self, rows: Sequence[Row]) -> None:
         if rows:

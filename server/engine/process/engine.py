@@ -224,7 +224,7 @@ class ProcessEngine(Engine):
         if self._has_stopped:
             return
         self._process, self._info = process, process.info
-        self._waiting = WaitingCounts(process.info.max_num_waiting)
+        self._waiting = WaitingCounts(process.info.max_num_waiting, process.info.max_wait_s)
         process.received = self._take
         if self._pinned:
             self._restoring = asyncio.get_running_loop().create_task(self._restore(process))
@@ -265,7 +265,7 @@ class ProcessEngine(Engine):
             opened.stream.put(output)
         self._open.clear()
         self._keys.clear()
-        self._waiting = WaitingCounts(self._waiting.max_num)
+        self._waiting = self._waiting.emptied()
         self._is_idle.set()
 
     def _take(self, report: wire.Report) -> None:

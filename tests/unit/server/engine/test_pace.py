@@ -15,7 +15,7 @@ def measured(num_rows: int, *, is_room_short: bool = True, step_s: float = 0.01)
         meter.stepped(step_s, 2, is_room_short=is_room_short)
         for _ in range(2):
             meter.begun(0.03)
-            meter.ended(20)
+            meter.ended(20, is_whole=True)
     return meter
 
 
@@ -43,11 +43,31 @@ def test_pace_is_unknown_until_enough_answers_were_whole() -> None:
     assert meter.pace is None
 
 
+def test_length_to_go_by_is_one_that_few_answers_exceed() -> None:
+    meter = measured(16)
+    for _ in range(500):
+        meter.ended(10, is_whole=True)
+        meter.ended(30, is_whole=True)
+    pace = meter.pace
+    assert pace is not None
+    assert pace.num_tokens == pytest.approx(20 + 2 * 10, rel=0.02)
+
+
+def test_answers_cut_short_do_not_make_answers_look_short() -> None:
+    meter = measured(16)
+    for _ in range(500):
+        meter.ended(10, is_whole=True)
+        meter.ended(10, is_whole=False)
+    pace = meter.pace
+    assert pace is not None
+    assert pace.num_tokens >= 20
+
+
 def test_pace_of_a_slow_while_is_forgotten() -> None:
     meter = measured(100, step_s=2.0)
     for _ in range(4000):
         meter.stepped(0.01, 2, is_room_short=True)
-        meter.ended(5)
+        meter.ended(5, is_whole=True)
     pace = meter.pace
     assert pace is not None
     assert (pace.start_s, pace.step_s, pace.num_tokens) == pytest.approx((0.005, 0.01, 5), rel=0.05)

@@ -101,6 +101,18 @@ def test_request_that_would_be_late_is_refused_and_not_before_others_wait() -> N
     counts.check_in_time(asking("light", 100.0), PACE, 100.0, 0)
 
 
+def test_wait_that_is_longer_than_any_is_to_be_is_refused_with_when_to_try_again() -> None:
+    counts = WaitingCounts(100, max_wait_s=4.0)
+    for _ in range(10):
+        counts.enter(Place("flood", 0))
+    with pytest.raises(ResourceExhaustedError) as refused:
+        counts.check_in_time(asking("flood", None), PACE, 100.0, 5)
+    assert (refused.value.refusal, refused.value.retry_after_s) == (Refusal.TOO_LONG_A_WAIT, 1.0)
+    counts.check_in_time(asking("flood", None), PACE, 100.0, 6)
+    counts.check_in_time(asking("light", None), PACE, 100.0, 0)
+    counts.check_in_time(asking("flood", None), None, 100.0, 0)
+
+
 def test_request_without_deadline_or_without_a_known_pace_is_never_late() -> None:
     counts = filled(100, *[("flood", 0)] * 10)
     counts.check_in_time(asking("flood", None), PACE, 100.0, 0)
