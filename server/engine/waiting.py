@@ -49,9 +49,8 @@ class WaitingCounts:
         Raises:
             ResourceExhaustedError: If the queue is full and nobody has to give way.
         """
-        displaced = None
-        if self.num >= self._max_num:
-            displaced = self.displaced_by(place)
+        displaced = self.displaced_by(place) if self.num >= self._max_num else None
+        if displaced is not None:
             self.leave(displaced)
         self.count(place)
         return displaced
