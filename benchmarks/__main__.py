@@ -12,6 +12,7 @@ _BENCHMARKS = (
     "feedback",
     "lease",
     "open_loop",
+    "overload",
     "quantization",
     "request_cost",
     "rollouts",

@@ -23,9 +23,12 @@ from loadtest.clients.base import (
 )
 from loadtest.clients.http_connection import HttpConnection, event_data, parse
 
+# The server's own limit unless its operator set another.
+_LONGEST_DEADLINE_S = 3600.0
+
 
 class HttpClient:
-    """Speaks Medley's own HTTP routes.
+    """Speaks Medley's own HTTP routes. A time limit travels to the server as the deadline.
 
     Args:
         address: ``host:port``.
@@ -48,7 +51,9 @@ class HttpClient:
 
     async def summarize(self, request: SummaryRequest, timeout_s: float) -> SummaryAnswer:
         """Return the whole answer; see :class:`~loadtest.clients.base.MedleyClient`."""
-        async with self._connection.answer("POST", "/v1/summarize", timeout_s, json=_body_of(request)) as response:
+        async with self._connection.answer(
+            "POST", "/v1/summarize", timeout_s, json=_body_of(request), headers=_deadline(timeout_s)
+        ) as response:
             body = parse(wire.SummaryBody, await response.read())
         return body.answer(body.summary, body.adapters)
 
@@ -58,7 +63,9 @@ class HttpClient:
         adapters: list[wire.AdapterUseBody] = []
         answer: SummaryAnswer | None = None
         json = _body_of(request) | {"stream": True}
-        async with self._connection.answer("POST", "/v1/summarize", timeout_s, json=json) as response:
+        async with self._connection.answer(
+            "POST", "/v1/summarize", timeout_s, json=json, headers=_deadline(timeout_s)
+        ) as response:
             async for data in event_data(response):
                 event = parse(wire.EventBody, data)
                 if event.error is not None:
@@ -117,6 +124,11 @@ def _body_of(request: SummaryRequest) -> dict[str, object]:
     if request.references:
         body["references"] = list(request.references)
     return body
+
+
+def _deadline(timeout_s: float) -> dict[str, str]:
+    """Tell the server the time limit, as gRPC does; a longer one than it takes is not told."""
+    return {"x-deadline-ms": str(max(1, int(timeout_s * 1000)))} if timeout_s <= _LONGEST_DEADLINE_S else {}
 
 
 def _error_of(status: int, data: bytes) -> ClientError:

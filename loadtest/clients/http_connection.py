@@ -60,6 +60,7 @@ class HttpConnection:
         json: object = None,
         data: aiohttp.FormData | None = None,
         params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """Send a request and give a successful response.
 
@@ -70,7 +71,7 @@ class HttpConnection:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(
-                method, self._base_url + path, json=json, data=data, params=params, timeout=timeout
+                method, self._base_url + path, json=json, data=data, params=params, headers=headers, timeout=timeout
             ) as response:
                 if response.status >= 400:
                     raise self._error_of(response.status, await response.read())

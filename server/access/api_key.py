@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from server.core.errors import InvalidArgumentError
 from server.core.principal import EVERY_NAME, Scope
+from server.core.request import FIRST_PRIORITY, LAST_PRIORITY
 
 _PREFIX = "mdl_"
 _NUM_ID_BYTES = 6
@@ -34,6 +35,7 @@ class ApiKey:
         patterns: Shell patterns of the adapter names that exist for it.
         max_requests_per_minute: Of inference and uploads; 0 for any number.
         max_concurrent: Most of them at once; 0 for any number.
+        first_priority: The earliest class its requests may have.
         created_s: Unix time.
         expires_s: Unix time from which it is refused, or None.
         revoked_s: Unix time since which it is refused, or None.
@@ -45,6 +47,7 @@ class ApiKey:
     patterns: tuple[str, ...] = EVERY_NAME
     max_requests_per_minute: int = 0
     max_concurrent: int = 0
+    first_priority: int = 0
     created_s: float = 0.0
     expires_s: float | None = None
     revoked_s: float | None = None
@@ -97,6 +100,10 @@ def check_key(key: ApiKey) -> ApiKey:
     for param in ("max_requests_per_minute", "max_concurrent"):
         if not 0 <= getattr(key, param) <= _MAX_LIMIT:
             raise InvalidArgumentError(f"{param} is 0 (any number) to {_MAX_LIMIT}", param=param)
+    if not FIRST_PRIORITY <= key.first_priority <= LAST_PRIORITY:
+        raise InvalidArgumentError(
+            f"first_priority is {FIRST_PRIORITY} (first) to {LAST_PRIORITY} (last)", param="first_priority"
+        )
     if key.expires_s is not None and not key.created_s < key.expires_s < float("inf"):
         raise InvalidArgumentError("a key must expire in the future", param="expires_s")
     return key

@@ -78,6 +78,7 @@ class KeyRing:
         patterns: Collection[str] = EVERY_NAME,
         max_requests_per_minute: int = 0,
         max_concurrent: int = 0,
+        first_priority: int = 0,
         expires_s: float | None = None,
         change: Change,
     ) -> tuple[str, ApiKey]:
@@ -89,6 +90,7 @@ class KeyRing:
             patterns: Shell patterns of the adapter names that exist for it.
             max_requests_per_minute: Of inference and uploads; 0 for any number.
             max_concurrent: Most of them at once; 0 for any number.
+            first_priority: The earliest class its requests may have.
             expires_s: Unix time from which it is refused, or None.
             change: By whom it is made; its idempotency key does not count.
 
@@ -104,6 +106,7 @@ class KeyRing:
                 patterns=tuple(patterns),
                 max_requests_per_minute=max_requests_per_minute,
                 max_concurrent=max_concurrent,
+                first_priority=first_priority,
                 created_s=self._clock(),
                 expires_s=expires_s,
             )

@@ -18,6 +18,7 @@ API_KEYS = sa.Table(
     sa.Column("patterns", sa.JSON, nullable=False),
     sa.Column("max_requests_per_minute", sa.Integer, nullable=False),
     sa.Column("max_concurrent", sa.Integer, nullable=False),
+    sa.Column("first_priority", sa.Integer, nullable=False),
     sa.Column("created_s", sa.Float, nullable=False),
     sa.Column("expires_s", sa.Float, nullable=True),
     sa.Column("revoked_s", sa.Float, nullable=True),

@@ -43,6 +43,7 @@ def create(
     ] = None,
     max_requests_per_minute: Annotated[int, typer.Option(min=0, help="0 for any number.")] = 0,
     max_concurrent: Annotated[int, typer.Option(min=0, help="Most requests at once; 0 for any number.")] = 0,
+    first_priority: Annotated[int, typer.Option(help="The earliest priority its requests may have.")] = 0,
     expires_in: Annotated[str | None, typer.Option(help="As 30d, 12h or 90m; never if left out.")] = None,
     config: Config = None,
     data_dir: DataDir = None,
@@ -61,6 +62,7 @@ def create(
             patterns=tuple(adapters or EVERY_NAME),
             max_requests_per_minute=max_requests_per_minute,
             max_concurrent=max_concurrent,
+            first_priority=first_priority,
             expires_s=None if lasts_s is None else time.time() + lasts_s,
             change=_change(),
         )

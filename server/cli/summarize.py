@@ -23,6 +23,7 @@ def summarize(
     adapter: Annotated[list[str] | None, typer.Option(help="name, name:3 or name@alias; twice for a pair.")] = None,
     reference: Annotated[list[str] | None, typer.Option(help="Reference summary to score against.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 128,
+    priority: Annotated[int, typer.Option(help="From -2, served before others, to 2, behind them.")] = 0,
     output: Annotated[Literal["plain", "table"], typer.Option(help="The summary alone, or with its facts.")] = "plain",
     as_json: AsJson = False,
 ) -> None:
@@ -34,6 +35,7 @@ def summarize(
         "adapters": adapter or [],
         "references": reference or [],
         "max_new_tokens": max_new_tokens,
+        "priority": priority,
     }
     answer = client.ask("/v1/summarize", {key: value for key, value in body.items() if value != []})
     if as_json:

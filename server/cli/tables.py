@@ -177,7 +177,9 @@ def _figure(value: float | None) -> str:
 
 def print_keys(keys: Iterable["ApiKey"], now_s: float) -> None:
     """Print a line for each API key; no secret is known here."""
-    table = _table("key id", "name", "state", "scopes", "adapters", "per minute", "at once", "created", "expires")
+    table = _table(
+        "key id", "name", "state", "scopes", "adapters", "per minute", "at once", "first priority", "created", "expires"
+    )
     for key in keys:
         _add(
             table,
@@ -188,6 +190,7 @@ def print_keys(keys: Iterable["ApiKey"], now_s: float) -> None:
             " ".join(key.patterns),
             str(key.max_requests_per_minute or "any"),
             str(key.max_concurrent or "any"),
+            str(key.first_priority),
             _time(key.created_s),
             _time(key.expires_s) if key.expires_s else "never",
         )

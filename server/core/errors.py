@@ -11,7 +11,7 @@ The tree::
     ├── FailedPreconditionError   fine in itself, but not in the present state (wrong base, not ready)
     ├── ResourceExhaustedError    a bounded queue or a size limit is full
     ├── UnavailableError          draining, not ready, or the engine died
-    ├── DeadlineExceededError     the caller's deadline passed
+    ├── DeadlineExceededError     the caller's deadline passed, or cannot be met any more
     ├── CancelledError            the caller went away
     └── InternalError             our own mistake
 
@@ -43,6 +43,18 @@ class ErrorCode(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+class Refusal(StrEnum):
+    """Why a request was turned away for want of room or of time, whatever it asks for; metrics count them apart."""
+
+    ARRIVING = "arriving"
+    OPEN = "open"
+    QUEUE_FULL = "queue_full"
+    GAVE_WAY = "gave_way"
+    TOO_LONG_A_WAIT = "too_long_a_wait"
+    TOO_LATE_TO_WAIT = "too_late_to_wait"
+    TOO_LATE_TO_START = "too_late_to_start"
+
+
 class MedleyError(Exception):
     """Base of every error the server answers with.
 
@@ -52,6 +64,7 @@ class MedleyError(Exception):
     """
 
     code: ErrorCode = ErrorCode.INTERNAL
+    refusal: Refusal | None = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         """Keep the message and the field to blame."""
@@ -103,14 +116,23 @@ class ResourceExhaustedError(MedleyError):
         message: As for every error.
         param: As for every error.
         retry_after_s: When trying again may help, where that is known.
+        refusal: Why, if a request was turned away.
     """
 
     code = ErrorCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        refusal: Refusal | None = None,
+    ) -> None:
         """Keep what is said, and when to try again."""
         super().__init__(message, param=param)
         self.retry_after_s = retry_after_s
+        self.refusal = refusal
 
 
 class UnavailableError(MedleyError):
@@ -120,9 +142,20 @@ class UnavailableError(MedleyError):
 
 
 class DeadlineExceededError(MedleyError):
-    """The caller's deadline passed before the answer was complete."""
+    """The caller's deadline passed before the answer was complete, or would have.
+
+    Args:
+        message: As for every error.
+        param: As for every error.
+        refusal: Why, if a request was turned away before its deadline.
+    """
 
     code = ErrorCode.DEADLINE_EXCEEDED
+
+    def __init__(self, message: str, *, param: str | None = None, refusal: Refusal | None = None) -> None:
+        """Keep what is said."""
+        super().__init__(message, param=param)
+        self.refusal = refusal
 
 
 class CancelledError(MedleyError):

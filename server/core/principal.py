@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+from server.core.request import FIRST_PRIORITY
+
 
 class Scope(StrEnum):
     """What a caller may do. ``admin`` includes all others, ``operate`` includes ``read``."""
@@ -36,12 +38,14 @@ class Principal:
         scopes: What it was granted.
         patterns: Shell patterns of the adapter names that exist for it; ``*`` and ``?`` are wild.
         origin: Address it calls from; empty where there is none.
+        first_priority: The earliest class its requests may have.
     """
 
     who: str
     scopes: frozenset[Scope]
     patterns: tuple[str, ...] = EVERY_NAME
     origin: str = ""
+    first_priority: int = FIRST_PRIORITY
 
     def may(self, scope: Scope) -> bool:
         """Return whether it may do what a scope stands for."""

@@ -12,6 +12,8 @@ from server.core.sampling import SamplingParams
 REQUEST_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 _REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
 MAX_REFERENCES = 16
+FIRST_PRIORITY, LAST_PRIORITY = -2, 2
+"""The classes of requests, of which the smaller are served earlier; 0 is what a request has that says nothing."""
 
 
 class Echo(StrEnum):
@@ -79,9 +81,10 @@ class GenerationRequest:
         deadline_s: Monotonic time (``time.monotonic``) by which the answer must be complete, or None.
         routing_key: Requests with the same key stay on the same side of a rollout, as those of one user; empty for
             any side.
+        priority: Its class in the queue, from ``FIRST_PRIORITY`` to ``LAST_PRIORITY``.
 
     Raises:
-        InvalidArgumentError: If the id or the number of references is out of range.
+        InvalidArgumentError: If the id, the number of references or the priority is out of range.
     """
 
     request_id: str
@@ -96,12 +99,17 @@ class GenerationRequest:
     references: tuple[str, ...] = ()
     deadline_s: float | None = None
     routing_key: str = ""
+    priority: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse ids that could confuse logs or headers, and floods of references."""
+        """Refuse ids that could confuse logs or headers, floods of references, and classes that are none."""
         check_request_id(self.request_id)
         if len(self.references) > MAX_REFERENCES:
             raise InvalidArgumentError(f"at most {MAX_REFERENCES} references", param="references")
+        if not FIRST_PRIORITY <= self.priority <= LAST_PRIORITY:
+            raise InvalidArgumentError(
+                f"priority is {FIRST_PRIORITY} (first) to {LAST_PRIORITY} (last)", param="priority"
+            )
 
 
 def check_request_id(request_id: str) -> str:

@@ -14,11 +14,12 @@ from adapters.manifest import AdapterKind, BaseModelSpec
 from server.core.errors import MedleyError
 from server.core.outputs import FinishReason, TokenLogprob
 from server.core.sampling import SamplingParams
+from server.engine.pace import Pace
 from server.observability.durations import DurationCounts
 
 
 class Feature(StrEnum):
-    """Sampling parameters that not every engine honours; greedy choice, temperature, top-k, top-p and seed all do."""
+    """Parameters that not every engine honours; greedy choice, temperature, top-k, top-p and seed all do."""
 
     REPETITION_PENALTY = "repetition_penalty"
     NO_REPEAT_NGRAM = "no_repeat_ngram_size"
@@ -30,6 +31,7 @@ class Feature(StrEnum):
     STOP_TOKEN_IDS = "stop_token_ids"  # noqa: S105
     GRAMMAR = "grammar"
     PROMPT_LOGPROBS = "prompt_logprobs"
+    PRIORITY = "priority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class EngineRequest:
         deadline_s: Monotonic time at which the row ends with ``deadline``, or None.
         tenant: Whose request it is: an engine that queues by itself shares its work out among those who wait. Says
             nothing of who that is.
+        priority: Its class in the queue: the smaller, the earlier.
     """
 
     request_id: str
@@ -83,6 +86,7 @@ class EngineRequest:
     soft_prompt: ResolvedAdapter | None = None
     deadline_s: float | None = None
     tenant: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ class EngineInfo:
         max_virtual_tokens: Longest soft prompt or prefix accepted.
         quantization: How the base's linear layers are kept; ``none`` means in the serving dtype.
         num_weight_bytes: What the base takes on the device; 0 where the engine has none.
+        max_wait_s: Longest wait in the queue that a request may have to expect; 0 for any.
     """
 
     name: str
@@ -150,6 +155,7 @@ class EngineInfo:
     max_virtual_tokens: int
     quantization: str = "none"
     num_weight_bytes: int = 0
+    max_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,7 @@ class EngineStats:
         num_steps: Steps since start.
         num_generated_tokens: Tokens since start.
         is_restarting: Whether an engine that is not alive will be again by itself.
+        pace: How fast it works, where it measures that and there was enough to go by.
     """
 
     alive: bool
@@ -183,6 +190,7 @@ class EngineStats:
     num_steps: int = 0
     num_generated_tokens: int = 0
     is_restarting: bool = False
+    pace: Pace | None = None
 
 
 class Outputs(Protocol):
@@ -229,6 +237,7 @@ class Engine(Protocol):
 
         Raises:
             ResourceExhaustedError: If the queue is full.
+            DeadlineExceededError: If the engine measures its pace, others wait, and the answer would be late.
             UnavailableError: If the engine is draining or dead.
             AlreadyExistsError: If the request id is in flight.
         """

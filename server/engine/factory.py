@@ -39,9 +39,12 @@ class EngineConfig:
         quantization: How the base's linear layers are kept; the fake engine has none.
         max_num_seqs: Most requests in one batch; 0 is 32, and vLLM's own choice for vLLM.
         max_num_waiting: Most requests in the queue.
+        max_wait_s: Longest wait there that a request may have to expect of the native engine; 0 for any.
         max_num_batched_tokens: Most encoder tokens of one step of the native engine.
         max_prefill_tokens_per_step: Most encoder work between two tokens of a running row of the native engine; 0
             leaves it to the engine.
+        max_flood_rows: Most rows of callers with more requests than their share of the native engine's batch, while
+            another caller is about; 0 leaves it to the engine.
         max_model_len: Most encoder positions, virtual tokens included; without an encoder, most positions of prompt
             and answer. 0 is 1024, and the model's context for vLLM.
         max_new_tokens: Most generated tokens of a request; 0 is 256, and whatever fits for vLLM.
@@ -64,8 +67,10 @@ class EngineConfig:
     quantization: Quantization = "none"
     max_num_seqs: int = 0
     max_num_waiting: int = 256
+    max_wait_s: float = 0.0
     max_num_batched_tokens: int = 8192
     max_prefill_tokens_per_step: int = 0
+    max_flood_rows: int = 0
     max_model_len: int = 0
     max_new_tokens: int = 0
     max_loras: int = 16
@@ -150,8 +155,10 @@ def _native(config: EngineConfig, model: str) -> Engine:
         quantization=config.quantization,
         max_num_seqs=config.max_num_seqs or _MAX_NUM_SEQS,
         max_num_waiting=config.max_num_waiting,
+        max_wait_s=config.max_wait_s,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_prefill_tokens_per_step=config.max_prefill_tokens_per_step,
+        max_flood_rows=config.max_flood_rows,
         max_model_len=config.max_model_len or _MAX_MODEL_LEN,
         max_new_tokens=config.max_new_tokens or _MAX_NEW_TOKENS,
         max_loras=config.max_loras,

@@ -35,6 +35,7 @@ from server.engine.fake_answers import (
 )
 from server.engine.fake_slots import FakeSlots
 from server.engine.streams import OutputStream
+from server.engine.waiting import queue_is_full
 
 # It has no logits: what only changes those changes nothing. A grammar would have to.
 FEATURES = frozenset(Feature) - {Feature.GRAMMAR}
@@ -167,7 +168,7 @@ class FakeEngine:
         if request.request_id in self._rows:
             raise AlreadyExistsError(f"request {request.request_id} is in flight", param="request_id")
         if len(self._waiting) >= self._config.max_num_waiting:
-            raise ResourceExhaustedError(f"the queue is full ({self._config.max_num_waiting} waiting); try again later")
+            raise queue_is_full(self._config.max_num_waiting)
         stream = OutputStream(on_close=partial(self.abort, request.request_id))
         row = _Row(request, whole_answer(request), stream, time.monotonic())
         self._rows[request.request_id] = row
@@ -287,10 +288,10 @@ class FakeEngine:
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._config.max_num_seqs:
-            row = self._waiting[0]
+            row = min(self._waiting, key=lambda each: each.request.priority)
             if not self._acquire_slots(row):
                 return
-            self._waiting.popleft()
+            self._waiting.remove(row)
             self._running.append(row)
             row.queue_s = time.monotonic() - row.submitted_s
 

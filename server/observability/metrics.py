@@ -125,6 +125,9 @@ class Metrics:
         """Register every metric at zero."""
         self.registry = CollectorRegistry()
         self.requests = self._counter("medley_requests", "Requests ended, refused ones included.", "code", "adapters")
+        self.refused = self._counter(
+            "medley_requests_refused", "Requests turned away for want of room or of time.", "reason"
+        )
         self.prompt_tokens = self._counter("medley_prompt_tokens", "Prompt tokens of accepted requests.", "adapters")
         self.generated_tokens = self._counter("medley_generated_tokens", "Tokens generated.", "adapters")
         self.queue = self._latency("medley_request_queue_seconds", "Queue time.")

@@ -85,7 +85,7 @@ class AccessService:
         if token is None:
             raise UnauthenticatedError("this needs an API key, sent as 'authorization: Bearer <key>'")
         key = self._key_ring.authenticate(token)
-        return Principal(_WHO_PREFIX + key.key_id, key.scopes, key.patterns, origin)
+        return Principal(_WHO_PREFIX + key.key_id, key.scopes, key.patterns, origin, key.first_priority)
 
     def key_of(self, principal: Principal) -> ApiKey | None:
         """Return the key a caller came with; None where it came without."""

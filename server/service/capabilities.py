@@ -9,7 +9,8 @@ from types import MappingProxyType
 
 from adapters.errors import UnsupportedAdapterError
 from adapters.manifest import AdapterKind
-from server.core.errors import InvalidArgumentError
+from server.core.errors import InvalidArgumentError, PermissionDeniedError
+from server.core.principal import Principal
 from server.core.sampling import SamplingParams
 from server.engine.base import EngineInfo, Feature, ResolvedAdapter
 
@@ -54,6 +55,21 @@ def check_sampling(info: EngineInfo, sampling: SamplingParams) -> None:
         raise InvalidArgumentError(
             f"max_new_tokens is {sampling.max_new_tokens}; at most {info.max_new_tokens} are generated",
             param="max_new_tokens",
+        )
+
+
+def check_priority(info: EngineInfo, principal: Principal, priority: int) -> None:
+    """Refuse a class that an engine has not, or that is too early for its caller.
+
+    Raises:
+        InvalidArgumentError: If the engine serves all requests alike.
+        PermissionDeniedError: If the caller's requests may not go before others'.
+    """
+    if priority and Feature.PRIORITY not in info.features:
+        raise InvalidArgumentError(f"the {info.name} engine has no priority; leave it out", param="priority")
+    if priority < principal.first_priority:
+        raise PermissionDeniedError(
+            f"this key's requests have priority {principal.first_priority} or more", param="priority"
         )
 
 

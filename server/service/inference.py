@@ -17,6 +17,7 @@ from server.core.errors import (
     ErrorCode,
     InvalidArgumentError,
     MedleyError,
+    Refusal,
     ResourceExhaustedError,
     UnavailableError,
     code_of,
@@ -30,7 +31,7 @@ from server.evaluation.outcome import OK, RolloutPart
 from server.observability.logging import LogConfig
 from server.observability.metrics import Metrics, RequestMetrics
 from server.service.access import AccessService
-from server.service.capabilities import check_adapter, check_sampling, fitted
+from server.service.capabilities import check_adapter, check_priority, check_sampling, fitted
 from server.service.directory import AdapterDirectory, ServableAdapter
 from server.service.ending import Ending
 from server.service.feedback import FeedbackService, check_references
@@ -124,8 +125,9 @@ class InferenceService:
         Raises:
             InvalidArgumentError: If the prompt is empty, too long, no valid Unicode or not in the vocabulary, or a
                 parameter is over a limit or none that the engine honours.
+            PermissionDeniedError: If the caller's requests may not have this priority.
             ResourceExhaustedError: If a queue is full.
-            DeadlineExceededError: If the deadline has passed already.
+            DeadlineExceededError: If the deadline has passed already, or cannot be met.
             UnavailableError: If the server is starting, draining or its engine died.
             AlreadyExistsError: If the request id is in flight.
             AdapterError: If an adapter reference is not well formed, unknown, not ready, or not for this engine.
@@ -135,6 +137,7 @@ class InferenceService:
         watch = RequestWatch(request, principal.who, accepted_s, self._engine.stats, self._log)
         try:
             self._check(request)
+            check_priority(self._engine.info, principal, request.priority)
             self._num_opening += 1
             try:
                 adapters = await self._lease(principal, request)
@@ -154,6 +157,8 @@ class InferenceService:
         except (MedleyError, AdapterError) as error:
             figures.ended(code_of(error))
             watch.refused(code_of(error))
+            if isinstance(error, MedleyError):
+                self._count_refusal(error)
             raise
 
     async def open_several(self, principal: Principal, requests: Sequence[GenerationRequest]) -> Several:
@@ -205,9 +210,9 @@ class InferenceService:
         check_references(request.references)
         check_sampling(self._engine.info, request.sampling)
         if self._num_opening >= self._config.max_num_opening:
-            raise ResourceExhaustedError("too many requests arrive at once; try again later")
+            raise ResourceExhaustedError("too many requests arrive at once; try again later", refusal=Refusal.ARRIVING)
         if self._num_open + self._num_opening >= self._config.max_num_open:
-            raise ResourceExhaustedError("too many requests are open; try again later")
+            raise ResourceExhaustedError("too many requests are open; try again later", refusal=Refusal.OPEN)
 
     async def _lease(self, principal: Principal, request: GenerationRequest) -> tuple[ServableAdapter, ...]:
         try:
@@ -284,11 +289,18 @@ class InferenceService:
         if terminal is None:
             figures.ended(ErrorCode.CANCELLED)
             return
-        figures.ended(OK if terminal.error is None else terminal.error.code)
+        error = terminal.error
+        figures.ended(OK if error is None else error.code)
         if terminal.usage is not None:
             figures.generated_tokens.inc(terminal.usage.num_completion_tokens)
-        if adapters and terminal.finish_reason is FinishReason.ERROR and terminal.error is not None:
-            self._metrics.adapter_failed("serving", terminal.error)
+        if error is not None and error.refusal is not None:
+            self._count_refusal(error)
+        elif adapters and terminal.finish_reason is FinishReason.ERROR and error is not None:
+            self._metrics.adapter_failed("serving", error)
+
+    def _count_refusal(self, error: MedleyError) -> None:
+        if error.refusal is not None:
+            self._metrics.refused.labels(reason=error.refusal).inc()
 
 
 def _check_deadline(request: GenerationRequest) -> None:
@@ -319,4 +331,5 @@ def _engine_request(
         soft_prompt=by_role.get(AdapterRole.PROMPT),
         deadline_s=request.deadline_s,
         tenant=tenant,
+        priority=request.priority,
     )

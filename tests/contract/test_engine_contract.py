@@ -250,6 +250,26 @@ async def test_deadline_running_and_waiting_requests_end_with_deadline(engine: E
     assert reasons == [FinishReason.DEADLINE] * 3
 
 
+async def test_request_of_an_earlier_class_starts_before_those_that_wait(engine: Engine) -> None:
+    require(engine, Feature.PRIORITY)
+    running = [engine.submit(ask(f"running-{number}", 400)) for number in range(2)]
+    for outputs in running:
+        await anext(outputs)
+    ended: list[str] = []
+
+    async def follow(name: str, outputs: AsyncIterator[EngineOutput]) -> None:
+        await read(outputs)
+        ended.append(name)
+
+    waiting = {name: engine.submit(ask(name, 30, priority=priority)) for name, priority in (("later", 1), ("usual", 0))}
+    waiting["earlier"] = engine.submit(ask("earlier", 30, priority=-1))
+    engine.abort("running-0")
+    await asyncio.gather(*(follow(name, outputs) for name, outputs in waiting.items()))
+    assert ended == ["earlier", "usual", "later"]
+    engine.abort("running-1")
+    assert await reason_of(running[1]) is FinishReason.ABORT
+
+
 async def test_drain_lets_requests_finish_and_refuses_new_ones(engine: Engine) -> None:
     outputs = engine.submit(ask("a", 20))
     await engine.drain(grace_s=30)

@@ -151,6 +151,22 @@ class TestAnswers:
         answers = await asyncio.gather(*(client.summarize(Call(text=text)) for text in texts))
         assert [answer.text for answer in answers] == texts
 
+    async def test_call_of_an_earlier_class_is_answered_before_those_that_wait(
+        self, server: RunningServer, client: FrontEndClient
+    ) -> None:
+        ended: list[str] = []
+
+        async def ask(name: str, priority: int | None) -> None:
+            await client.generate(Call(text=name, priority=priority))
+            ended.append(name)
+
+        async with _streaming(client, ENGINE.max_num_seqs), asyncio.TaskGroup() as group:
+            for number, (name, priority) in enumerate([("behind", 2), ("usual", None), ("before", -2)], 1):
+                group.create_task(ask(name, priority))
+                await _until(lambda count=number: server.stats().num_waiting == count)
+        assert ended.index("behind") == 2
+        await server.idle()
+
     async def test_text_beyond_ascii_survives(self, client: FrontEndClient) -> None:
         pieces, _ = await _drained(client.stream(Call(text="Zoë: 你好 🙂")))
         assert "".join(pieces) == "Zoë: 你好 🙂"
@@ -213,6 +229,8 @@ BAD_CALLS: list[tuple[Call, str, str]] = [
     (Call(request_id="x" * 129), "INVALID_ARGUMENT", "request_id"),
     (Call(references=[""]), "INVALID_ARGUMENT", "reference"),
     (Call(references=["r"] * 17), "INVALID_ARGUMENT", "16"),
+    (Call(priority=3), "INVALID_ARGUMENT", "priority"),
+    (Call(priority=-3), "INVALID_ARGUMENT", "priority"),
     (Call(sampling={"max_new_tokens": 0}), "INVALID_ARGUMENT", "max_new_tokens"),
     (Call(sampling={"max_new_tokens": -1}), "INVALID_ARGUMENT", "max_new_tokens"),
     (Call(sampling={"max_new_tokens": 2_000_000_000}), "INVALID_ARGUMENT", "max_new_tokens"),

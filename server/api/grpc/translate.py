@@ -32,6 +32,11 @@ class InferenceMessage(Protocol):
         ...
 
     @property
+    def priority(self) -> int:
+        """The class in the queue."""
+        ...
+
+    @property
     def sampling(self) -> inference_pb2.SamplingOptions:
         """How to choose tokens."""
         ...
@@ -65,6 +70,7 @@ def generation_request(
         references=tuple(message.references),
         deadline_s=deadline_s,
         routing_key=message.routing_key,
+        priority=message.priority,
     )
 
 

@@ -44,6 +44,12 @@ class Row:
     ended: bool = False
 
     @property
+    def started_s(self) -> float:
+        """Monotonic time of the first step that worked on it."""
+        assert self.queue_s is not None
+        return self.arrival_s + self.queue_s
+
+    @property
     def num_encoder_tokens(self) -> int:
         """Encoder positions, those of a soft prompt included."""
         own = self.request.soft_prompt.num_encoder_tokens if self.request.soft_prompt else 0

@@ -18,9 +18,12 @@ class NativeEngineConfig:
         quantization: How the base's linear layers are kept: one of :data:`QUANTIZATIONS`.
         max_num_seqs: Most requests in one batch.
         max_num_waiting: Most requests in the queue.
+        max_wait_s: Longest wait there that a request may have to expect; 0 for any.
         max_num_batched_tokens: Most encoder positions one step takes in, virtual tokens included.
         max_prefill_tokens_per_step: Most encoder work between two tokens of a running row, as that of so many encoder
             positions; up to four times as much while few rows run and more wait. 0 leaves the choice to the engine.
+        max_flood_rows: Most rows of tenants with more requests than their share of the batch, while another is about; 0
+            leaves the choice to the engine.
         max_model_len: Most encoder positions of a request, virtual tokens included.
         max_new_tokens: Most generated tokens of a request.
         max_loras: Weight adapters resident at once.
@@ -40,8 +43,10 @@ class NativeEngineConfig:
     quantization: str = "none"
     max_num_seqs: int = 32
     max_num_waiting: int = 256
+    max_wait_s: float = 0.0
     max_num_batched_tokens: int = 8192
     max_prefill_tokens_per_step: int = 0
+    max_flood_rows: int = 0
     max_model_len: int = 1024
     max_new_tokens: int = 256
     max_loras: int = 16
@@ -57,7 +62,7 @@ class NativeEngineConfig:
             raise InvalidArgumentError("device must be auto, cpu or cuda", param="device")
         if self.dtype not in {"float32", "bfloat16"}:
             raise InvalidArgumentError("dtype must be float32 or bfloat16", param="dtype")
-        for name in ("max_host_adapter_bytes", "max_prefill_tokens_per_step"):
+        for name in ("max_host_adapter_bytes", "max_prefill_tokens_per_step", "max_flood_rows", "max_wait_s"):
             if getattr(self, name) < 0:
                 raise InvalidArgumentError(f"{name} must be 0 or more", param=name)
         if self.quantization not in QUANTIZATIONS:

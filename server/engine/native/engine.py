@@ -53,6 +53,9 @@ __all__ = ["NativeEngine", "NativeEngineConfig"]
 _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+# What part of the seats floods may take while another tenant is about. On a CPU every row makes a step longer, on a GPU
+# hardly.
+_FLOOD_SHARE = {"cpu": 1 / 16, "cuda": 1 / 2}
 # Encoder work between two decode steps, by device: about three times what the decode step of a full batch takes.
 _PREFILL_TOKENS_PER_STEP = {"cpu": 256, "cuda": 4096}
 FEATURES = frozenset(Feature) - {Feature.GRAMMAR, Feature.PROMPT_LOGPROBS}
@@ -60,6 +63,7 @@ FEATURES = frozenset(Feature) - {Feature.GRAMMAR, Feature.PROMPT_LOGPROBS}
 _SHARED_LIMITS = (
     "max_num_seqs",
     "max_num_waiting",
+    "max_wait_s",
     "max_model_len",
     "max_new_tokens",
     "max_loras",
@@ -116,6 +120,7 @@ class NativeEngine(Engine):
         Raises:
             InvalidArgumentError: If it is beyond the engine's limits.
             ResourceExhaustedError: If the queue is full.
+            DeadlineExceededError: If others wait, and the answer would come after its deadline.
             UnavailableError: If the engine is draining or dead.
             AlreadyExistsError: If the request id is in flight.
         """
@@ -225,12 +230,14 @@ class NativeEngine(Engine):
                 max_prefill_tokens_per_step=config.max_prefill_tokens_per_step or _PREFILL_TOKENS_PER_STEP[device.type],
                 num_stages=model.num_encoder_stages,
                 eos_token_ids=model.config.eos_token_ids,
+                max_flood_rows=config.max_flood_rows or max(1, int(_FLOOD_SHARE[device.type] * config.max_num_seqs)),
             ),
             num_slots={AdapterRole.WEIGHTS: config.max_loras, AdapterRole.PROMPT: config.max_soft_prompts},
             tiers=self._tiers,
             executor=self._executor,
             deliver=lambda outputs: self._event_loop.call_soon_threadsafe(self._deliver, outputs),
             max_num_waiting=config.max_num_waiting,
+            max_wait_s=config.max_wait_s,
         )
         self._runner = Runner(
             model,

@@ -13,7 +13,7 @@ Source:
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 
@@ -72,10 +72,15 @@ class FairQueue:
         found = self._tenants.get(tenant)
         return found.waiting[-1] if found is not None and found.waiting else None
 
-    def pop(self) -> Row | None:
-        """Take the row that is next, None if there is none."""
-        tenant = min((tenant for tenant in self._tenants.values() if tenant.waiting), key=_turn, default=None)
+    def pop(self, held: Collection[str] = ()) -> Row | None:
+        """Take the row that is next of all tenants but those that are held, None if there is none."""
+        ready = (tenant for name, tenant in self._tenants.items() if tenant.waiting and name not in held)
+        tenant = min(ready, key=_turn, default=None)
         return None if tenant is None else tenant.waiting.popleft()
+
+    def counts(self) -> Iterator[tuple[str, int, int]]:
+        """Return each tenant's rows that wait, and those that have started and not left."""
+        return ((name, len(tenant.waiting), tenant.num_started) for name, tenant in self._tenants.items())
 
     def put_back(self, rows: Iterable[Row]) -> None:
         """Put rows back that were taken and did not start, before those that wait; in the order they were taken.

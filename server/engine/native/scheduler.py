@@ -2,8 +2,8 @@
 
 Plain Python: no torch, no asyncio, no clock of its own. Used on the step thread only. It does not know adapters:
 ``admit`` tells it whether a row's adapters are on the device. Rows start in the order of
-:class:`~server.engine.native.fair_queue.FairQueue`, except that a row whose adapters are not there yet lets later rows
-pass.
+:class:`~server.engine.native.class_queue.ClassQueue`, except that a row whose adapters are not there yet lets later
+rows pass.
 
 A row goes through the encoder before it joins the batch. While rows decode, the encoder's work between two of their
 tokens is bounded, so that a long document or a burst of requests does not stall them: rows that fit into the bound are
@@ -21,7 +21,8 @@ from server.core.errors import InternalError, MedleyError, ResourceExhaustedErro
 from server.core.outputs import FinishReason
 from server.engine.base import EngineOutput
 from server.engine.native.batch import NOT_FINITE, Batch, EncodeShare, Row, StepOutput
-from server.engine.native.fair_queue import FairQueue
+from server.engine.native.class_queue import ClassQueue
+from server.engine.native.flood_limit import FloodLimit
 
 RowOutput = tuple[Row, EngineOutput]
 
@@ -51,6 +52,13 @@ class Scheduler:
             all stages. One stage of the row in the encoder is always run.
         num_stages: Stages of the encoder.
         eos_token_ids: Tokens that end a row that does not ignore them.
+        max_flood_rows: Most rows of floods while a light tenant is about; None for any number. See
+            :mod:`~server.engine.native.flood_limit`.
+
+    Attributes:
+        max_num_seqs: As given.
+        is_room_short: Whether the last schedule left rows waiting that more room in the batch or the encoder would
+            have let start.
     """
 
     def __init__(
@@ -61,16 +69,19 @@ class Scheduler:
         max_prefill_tokens_per_step: int,
         num_stages: int,
         eos_token_ids: Collection[int],
+        max_flood_rows: int | None = None,
     ) -> None:
-        self._max_num_seqs = max_num_seqs
+        self.max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_prefill_tokens_per_step = max_prefill_tokens_per_step
         self._num_stages = num_stages
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._waiting = FairQueue()
+        self._waiting = ClassQueue()
+        self._flood_limit = FloodLimit(max_num_seqs, max_num_seqs if max_flood_rows is None else max_flood_rows)
         self._encoding: deque[_Pack] = deque()
         self._running: list[Row] = []
         self._composition = 0
+        self.is_room_short = False
 
     @property
     def num_waiting(self) -> int:
@@ -90,9 +101,9 @@ class Scheduler:
         """The rows next in the queue, about in their order."""
         return self._waiting.first(count)
 
-    def newest_waiting(self, tenant: str) -> Row | None:
-        """The row of a tenant that came last, of those that wait."""
-        return self._waiting.newest(tenant)
+    def newest_waiting(self, tenant: str, priority: int) -> Row | None:
+        """The row of a tenant in a class that came last, of those that wait."""
+        return self._waiting.newest(tenant, priority)
 
     def add(self, row: Row) -> None:
         """Put a row into the queue."""
@@ -119,8 +130,10 @@ class Scheduler:
     def schedule(self, admit: Callable[[Row], bool], now_s: float) -> Batch:
         """Close the gaps of ended rows, share out the encoder's work, and return the batch; it may be empty."""
         moves = self._close_gaps()
-        budget = self._num_stages * self._max_encoder_tokens()
         self._drop_ended_packs()
+        waiting, started_before = self._waiting.counts()
+        self._flood_limit.look(waiting, started_before, now_s)
+        budget = self._num_stages * self._max_encoder_tokens(self._flood_limit.num_startable(waiting))
         started = self._start(admit, now_s, budget)
         num_before = len(self._running)
         shares = self._share_out(budget)
@@ -170,28 +183,31 @@ class Scheduler:
     def _encoding_rows(self) -> tuple[Row, ...]:
         return tuple(row for pack in self._encoding for row in pack.rows)
 
-    def _max_encoder_tokens(self) -> int:
+    def _max_encoder_tokens(self, num_startable: int) -> int:
         """Return how many positions may go through the whole encoder at this step."""
         if not self._running:
             return self._max_num_batched_tokens
-        num_wanting = min(len(self._encoding_rows()) + len(self._waiting), self._max_num_seqs - len(self._running))
+        num_wanting = min(len(self._encoding_rows()) + num_startable, self.max_num_seqs - len(self._running))
         growth = min(max(1, num_wanting // len(self._running)), MAX_GROWTH)
         return min(growth * self._max_prefill_tokens_per_step, self._max_num_batched_tokens)
 
     def _start(self, admit: Callable[[Row], bool], now_s: float, budget: int) -> tuple[Row, ...]:
         """Take rows off the queue for what the budget leaves: a pack of all that fit whole, then one that does not."""
         budget -= sum((self._num_stages - pack.next_stage) * pack.num_tokens for pack in self._encoding)
-        num_seats = self._max_num_seqs - len(self._running) - len(self._encoding_rows())
+        num_seats = self.max_num_seqs - len(self._running) - len(self._encoding_rows())
         rows: list[Row] = []
         passed: list[Row] = []
-        while len(rows) < num_seats and budget > 0 and (row := self._waiting.pop()) is not None:
+        limit = self._flood_limit
+        while len(rows) < num_seats and budget > 0 and (row := self._waiting.pop(limit.held)) is not None:
             if not admit(row):
                 passed.append(row)
                 continue
             self._waiting.start(row)
+            limit.start(row.request.tenant)
             row.queue_s = now_s - row.arrival_s
             rows.append(row)
             budget -= self._num_stages * row.num_encoder_tokens
+        self.is_room_short = len(self._waiting) > 0
         self._waiting.put_back(passed)
         whole = rows if budget >= 0 else rows[:-1]
         self._encoding.extend(_Pack(tuple(part)) for part in (whole, rows[len(whole) :]) if part)

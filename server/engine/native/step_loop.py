@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Protocol
 
 from adapters.manifest import AdapterRole
-from server.core.errors import InternalError, MedleyError, ResourceExhaustedError
+from server.core.errors import DeadlineExceededError, InternalError, MedleyError, ResourceExhaustedError
 from server.core.outputs import FinishReason
 from server.engine.base import EngineOutput, EngineStats, ResolvedAdapter
 from server.engine.loading_error import loading_error
@@ -21,7 +22,8 @@ from server.engine.native.adapter_slots import ResidentAdapters
 from server.engine.native.adapter_tiers import AdapterTiers
 from server.engine.native.batch import Batch, Row, StepOutput
 from server.engine.native.scheduler import RowOutput, Scheduler
-from server.engine.waiting import WaitingCounts, queue_is_full
+from server.engine.pace import Pace, PaceMeter
+from server.engine.waiting import Place, WaitingCounts, gave_way, place_of
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +34,12 @@ _LONGEST_GATHERING_S = 0.005
 # Rows of the queue whose adapters are brought up ahead of their turn: enough for a few steps' joins, few enough that a
 # row whose turn has come does not wait long behind them.
 _NUM_PREFETCHED_ROWS = 8
+
+# How old the figures of the pace may be; to make and send them takes longer than to measure.
+_PACE_AGE_S = 0.1
+
+# Ends that say how long answers are.
+_COUNTED = frozenset({FinishReason.STOP, FinishReason.LENGTH, FinishReason.DEADLINE})
 
 Outputs = Sequence[tuple[str, EngineOutput]]
 
@@ -65,6 +73,7 @@ class StepLoop:
         executor: Where adapters are loaded.
         deliver: Takes the outputs of a step; called on the step thread.
         max_num_waiting: Most rows in the queue.
+        max_wait_s: Longest wait there that a row may have to expect; 0 for any.
     """
 
     def __init__(
@@ -76,11 +85,12 @@ class StepLoop:
         executor: Executor,
         deliver: Callable[[Outputs], None],
         max_num_waiting: int,
+        max_wait_s: float = 0.0,
     ) -> None:
         self._scheduler = scheduler
         self._tiers, self._executor, self._deliver = tiers, executor, deliver
         self._max_num_waiting = max_num_waiting
-        self._waiting = WaitingCounts(max_num_waiting)
+        self._waiting = WaitingCounts(max_num_waiting, max_wait_s)
         self.adapters: ResidentAdapters[AdapterPayload] = ResidentAdapters(num_slots, self._begin_load, tiers.gave_up)
         self._condition = threading.Condition()
         self._posted: list[Callable[[], None]] = []
@@ -88,16 +98,23 @@ class StepLoop:
         self._outbox: list[tuple[str, EngineOutput]] = []
         self._pin_waiters: dict[str, list[Future[None]]] = {}
         self._num_steps = self._num_generated_tokens = 0
+        self._meter = PaceMeter()
+        self._pace: Pace | None = None
+        self._pace_due_s = 0.0
+        self._last_step: tuple[float, int] | None = None
         self.stats = EngineStats(alive=True, num_waiting=0, num_running=0)
 
     def add(self, row: Row) -> None:
-        """Queue a row; where the queue is full, in the place of the newest row of whoever has most there. Any thread.
+        """Queue a row; where the queue is full, in the place of whoever has to give way. Any thread.
 
         Raises:
-            ResourceExhaustedError: If the queue is full, and nobody has more there than this row's tenant would have.
+            ResourceExhaustedError: If the queue is full, and nobody gives way.
+            DeadlineExceededError: If others wait, and the row would end after its deadline.
         """
         with self._condition:
-            displaced = self._waiting.enter(row.request.tenant)
+            num_free = self._scheduler.max_num_seqs - self.stats.num_running
+            self._waiting.check_in_time(row.request, self.stats.pace, row.arrival_s, num_free)
+            displaced = self._waiting.enter(place_of(row.request))
         if displaced is not None:
             self.post(lambda: self._displace(displaced))
         self.post(lambda: self._scheduler.add(row))
@@ -163,13 +180,15 @@ class StepLoop:
     def _step(self, runner: Executes) -> bool:
         """Run one step; return whether there was a batch."""
         now_s = time.monotonic()
+        self._measure(now_s)
         self._finish(self._scheduler.expire(now_s))
         self.adapters.begin_pass()
-        batch = self._scheduler.schedule(self._admit, now_s)
+        batch = self._scheduler.schedule(partial(self._admit, now_s=now_s), now_s)
         self._leave_queue(batch.started)
         self._prefetch()
         if not batch.rows:
             return False
+        self._last_step = now_s, len(batch.started)
         try:
             output = runner.execute(batch)
         except Exception:
@@ -181,14 +200,32 @@ class StepLoop:
             return True
         self._num_steps += 1
         self._finish(self._scheduler.update(batch, output))
+        if batch.num_new:
+            ended_s = time.monotonic()
+            for row in batch.new_rows:
+                self._meter.begun(ended_s - row.started_s)
         return True
 
-    def _admit(self, row: Row) -> bool:
+    def _measure(self, now_s: float) -> None:
+        """Take note of the step that ends with this one's beginning."""
+        if self._last_step is not None:
+            begun_s, num_started = self._last_step
+            self._meter.stepped(now_s - begun_s, num_started, is_room_short=self._scheduler.is_room_short)
+            self._last_step = None
+        if now_s >= self._pace_due_s:
+            self._pace, self._pace_due_s = self._meter.pace, now_s + _PACE_AGE_S
+
+    def _admit(self, row: Row, now_s: float) -> bool:
         try:
+            # Only if others wait; this one was taken off the queue.
+            if row.request.deadline_s is not None and self._pace is not None and self._scheduler.num_waiting:
+                self._pace.check_starting(row.request.deadline_s - now_s, row.num_tokens_left)
             return self.adapters.admit(row)
         except ResourceExhaustedError as error:
             self._finish(self._scheduler.end([row], FinishReason.ERROR, error))
-            return False
+        except DeadlineExceededError as error:
+            self._finish(self._scheduler.end([row], FinishReason.DEADLINE, error))
+        return False
 
     def _finish(self, outputs: Sequence[RowOutput]) -> None:
         for row, output in outputs:
@@ -198,18 +235,22 @@ class StepLoop:
                 self.adapters.release(row)
                 if row.queue_s is None:
                     self._leave_queue([row])
+                elif output.finish_reason in _COUNTED:
+                    self._meter.ended(len(row.token_ids), is_whole=output.finish_reason is not FinishReason.DEADLINE)
 
     def _leave_queue(self, rows: Sequence[Row]) -> None:
         if rows:
             with self._condition:
                 for row in rows:
-                    self._waiting.leave(row.request.tenant)
+                    self._waiting.leave(place_of(row.request))
 
-    def _displace(self, tenant: str) -> None:
-        # None where all it had there were started meanwhile, which made room as well.
-        row = self._scheduler.newest_waiting(tenant)
+    def _displace(self, place: Place) -> None:
+        with self._condition:
+            self._waiting.count(place)
+        # None where all that were there have started or ended meanwhile, which made room as well.
+        row = self._scheduler.newest_waiting(*place)
         if row is not None:
-            self._finish(self._scheduler.end([row], FinishReason.ERROR, queue_is_full(self._max_num_waiting)))
+            self._finish(self._scheduler.end([row], FinishReason.ERROR, gave_way(self._max_num_waiting)))
 
     def _end(self, chosen: Callable[[Row], bool], reason: FinishReason, error: MedleyError | None = None) -> None:
         self._finish(self._scheduler.end([row for row in self._scheduler.rows() if chosen(row)], reason, error))
@@ -277,4 +318,5 @@ class StepLoop:
             adapter_load_times=self._tiers.load_times.counted,
             num_steps=self._num_steps,
             num_generated_tokens=self._num_generated_tokens,
+            pace=self._pace,
         )

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import pickle
-from collections import Counter
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from server.engine.process.launch import EngineProcess, Launcher
 from server.engine.process.tally import Tally
 from server.engine.streams import OutputStream
 from server.engine.supervisor import BackOff, Supervisor
-from server.engine.waiting import queue_is_full, who_gives_way
+from server.engine.waiting import Place, WaitingCounts, place_of
 
 _log = logging.getLogger(__name__)
 
@@ -44,13 +44,13 @@ class _Open:
 
     Attributes:
         request_id: Its id.
-        tenant: Whose it is.
+        place: What it takes in the queue.
         stream: Its outputs.
         has_begun: Whether there were any.
     """
 
     request_id: str
-    tenant: str
+    place: Place
     stream: OutputStream
     has_begun: bool = False
 
@@ -80,6 +80,7 @@ class ProcessEngine(Engine):
         self._numbers = itertools.count()
         self._open: dict[int, _Open] = {}
         self._keys: dict[str, int] = {}
+        self._waiting = WaitingCounts(0)
         self._calls: dict[int, asyncio.Future[None]] = {}
         self._pinned: dict[str, ResolvedAdapter] = {}
         self._restoring: asyncio.Task[None] | None = None
@@ -116,6 +117,7 @@ class ProcessEngine(Engine):
         Raises:
             InvalidArgumentError: If it is beyond the engine's limits.
             ResourceExhaustedError: If the queue is full.
+            DeadlineExceededError: If others wait, and the answer would come after its deadline.
             UnavailableError: If the engine is draining or dead.
             AlreadyExistsError: If the request id is in flight.
         """
@@ -128,10 +130,14 @@ class ProcessEngine(Engine):
         # What runs is what was last told: never more than runs, waits to be read here or is on the way. So the queue
         # over there is never longer than the one that is counted here, and never has to refuse. Who gives way in a full
         # one is that queue's to say; here it is known whether anybody will.
-        if self._num_waiting >= self.info.max_num_waiting and self._who_gives_way(request.tenant) is None:
-            raise queue_is_full(self.info.max_num_waiting)
+        place = place_of(request)
+        num_free = self.info.max_num_seqs - self._num_running
+        self._waiting.check_in_time(request, self._tally.pace, time.monotonic(), num_free)
+        if self._num_waiting >= self.info.max_num_waiting:
+            self._waiting.displaced_by(place)
+        self._waiting.count(place)
         key = next(self._numbers)
-        opened = _Open(request.request_id, request.tenant, OutputStream(partial(self._abort, key)))
+        opened = _Open(request.request_id, place, OutputStream(partial(self._abort, key)))
         self._open[key] = opened
         self._keys[request.request_id] = key
         self._is_idle.clear()
@@ -179,6 +185,7 @@ class ProcessEngine(Engine):
             num_waiting=self._num_waiting,
             resident=tally.resident,
             adapter_load_times=tally.load_times,
+            pace=tally.pace,
             **levels,
             **tally.counters,
         )
@@ -217,6 +224,7 @@ class ProcessEngine(Engine):
         if self._has_stopped:
             return
         self._process, self._info = process, process.info
+        self._waiting = WaitingCounts(process.info.max_num_waiting, process.info.max_wait_s)
         process.received = self._take
         if self._pinned:
             self._restoring = asyncio.get_running_loop().create_task(self._restore(process))
@@ -257,6 +265,7 @@ class ProcessEngine(Engine):
             opened.stream.put(output)
         self._open.clear()
         self._keys.clear()
+        self._waiting = self._waiting.emptied()
         self._is_idle.set()
 
     def _take(self, report: wire.Report) -> None:
@@ -267,7 +276,9 @@ class ProcessEngine(Engine):
             if opened is None:
                 continue
             output = wire.unpack(packed)
-            opened.has_begun = True
+            if not opened.has_begun:
+                opened.has_begun = True
+                self._waiting.leave(opened.place)
             opened.stream.put(output)
             if output.finish_reason is not None:
                 del self._open[packed[0]]
@@ -308,9 +319,6 @@ class ProcessEngine(Engine):
     def _num_waiting(self) -> int:
         """Requests that wait over there, or are on their way."""
         return len(self._open) - self._num_running
-
-    def _who_gives_way(self, tenant: str) -> str | None:
-        return who_gives_way(Counter(each.tenant for each in self._open.values() if not each.has_begun), tenant)
 
     def _require_alive(self) -> EngineProcess:
         if self._end is not None:

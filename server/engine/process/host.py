@@ -150,6 +150,7 @@ class _EngineHost:
         if not stats.alive:
             _log.error("the engine died; its process ends")
             os._exit(1)
+        is_pace_new = stats.pace is not (self._told.pace if self._told is not None else None)
         is_resident_new = stats.resident != self._told_resident
         are_times_new = stats.adapter_load_times is not self._told_load_times
         self._wire.send(
@@ -160,6 +161,7 @@ class _EngineHost:
                 stats.adapter_load_times if are_times_new else None,
                 self._outputs,
                 self._answers,
+                stats.pace if is_pace_new else None,
             )
         )
         self._outputs, self._answers = [], []

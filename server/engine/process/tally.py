@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from server.engine.pace import Pace
 from server.engine.process.wire import COUNTERS, LEVELS, Report
 from server.observability.durations import DurationCounts
 
@@ -14,6 +15,7 @@ class _Told:
     levels: tuple[int, ...] = (0,) * len(LEVELS)
     resident: tuple[str, ...] = ()
     load_times: DurationCounts = field(default=DurationCounts())
+    pace: Pace | None = None
 
 
 class Tally:
@@ -31,6 +33,7 @@ class Tally:
             report.levels,
             now.resident if report.resident is None else report.resident,
             now.load_times if report.load_times is None else report.load_times,
+            now.pace if report.pace is None else report.pace,
         )
 
     def died(self) -> None:
@@ -57,6 +60,11 @@ class Tally:
     def resident(self) -> tuple[str, ...]:
         """Digests on the device."""
         return self._now.resident
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast the present process works, as last told."""
+        return self._now.pace
 
     @property
     def load_times(self) -> DurationCounts:

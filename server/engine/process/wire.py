@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 from adapters.errors import AdapterError
 from server.core.errors import MedleyError
 from server.engine.base import EngineInfo, EngineOutput, EngineRequest, EngineStats, ResolvedAdapter
+from server.engine.pace import Pace
 from server.observability.durations import DurationCounts
 from server.observability.logging import LogConfig
 
@@ -93,6 +94,7 @@ class Report(NamedTuple):
         load_times: Times of loads, where there were more.
         outputs: In order.
         answers: Numbers of calls that are through, and what they failed with.
+        pace: How fast the engine works, where that changed.
     """
 
     counters: tuple[int, ...]
@@ -101,6 +103,7 @@ class Report(NamedTuple):
     load_times: DurationCounts | None
     outputs: list[Packed]
     answers: list[tuple[int, MedleyError | AdapterError | None]]
+    pace: Pace | None = None
 
 
 def pack(key: int, output: EngineOutput) -> Packed:

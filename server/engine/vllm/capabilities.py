@@ -11,7 +11,7 @@ NAME = "vllm"
 # vLLM 0.32 computes LoRA itself and takes a soft prompt as prompt embeddings; it has no place for the other families.
 KINDS = frozenset({AdapterKind.LORA, AdapterKind.PROMPT})
 
-# All but no_repeat_ngram_size, which vLLM has no counterpart of.
+# All but no_repeat_ngram_size, which vLLM has no counterpart of, and priority: its queue is first come, first served.
 FEATURES = frozenset(
     {
         Feature.REPETITION_PENALTY,

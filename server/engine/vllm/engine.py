@@ -21,7 +21,6 @@ from server.core.errors import (
     InternalError,
     InvalidArgumentError,
     MedleyError,
-    ResourceExhaustedError,
     UnavailableError,
 )
 from server.core.outputs import FinishReason
@@ -35,6 +34,7 @@ from server.engine.vllm.core import Core, Handover, NotFiniteError
 from server.engine.vllm.launch import Launch, abandon_launches, launch_vllm
 from server.engine.vllm.residency import Residency
 from server.engine.vllm.row import Row
+from server.engine.waiting import queue_is_full
 from server.observability.durations import Durations
 
 __all__ = ["VllmEngine", "VllmEngineConfig"]
@@ -106,7 +106,7 @@ class VllmEngine(Engine):
         if request.request_id in self._open:
             raise AlreadyExistsError(f"request {request.request_id} is in flight", param="request_id")
         if len(self._open) >= self.info.max_num_seqs + self.info.max_num_waiting:
-            raise ResourceExhaustedError(f"the queue of {self.info.max_num_waiting} requests is full; try again later")
+            raise queue_is_full(self.info.max_num_waiting)
         self._check(request)
         return self._begin(request)
 

@@ -59,11 +59,13 @@ def test_create_keeps_patterns_limits_and_expiry(data_dir: Path, expires_in: str
     done = run(
         data_dir,
         *("create", "--name", "a", "--scope", "infer", "--adapters", "team-a-*", "--adapters", "shared"),
-        *("--max-requests-per-minute", "60", "--max-concurrent", "4", "--expires-in", expires_in, "--json"),
+        *("--max-requests-per-minute", "60", "--max-concurrent", "4", "--first-priority", "-1"),
+        *("--expires-in", expires_in, "--json"),
     )
     document = json.loads(done.stdout)
     key = authenticate(data_dir, document["token"])
     assert (key.patterns, key.max_requests_per_minute, key.max_concurrent) == (("team-a-*", "shared"), 60, 4)
+    assert key.first_priority == -1
     assert key.expires_s == pytest.approx(time.time() + seconds, abs=60)
     assert (document["key"]["key_id"], document["key"]["state"]) == (key.key_id, "valid")
     assert document["token"] not in json.dumps(document["key"])

@@ -99,11 +99,14 @@ class SummarizeRequest(_message.Message):
     REFERENCES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     request_id: _builtins.str
     """Drawn by the server when empty."""
     routing_key: _builtins.str
     """Requests with the same key, as those of one user, stay on one side of a rollout."""
+    priority: _builtins.int
+    """From -2, served before others, to 2, behind them; 0 unless said. A key may not ask for every one."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most one weight adapter and one soft prompt or prefix: "name", "name:3" or "name@alias"."""
@@ -123,10 +126,11 @@ class SummarizeRequest(_message.Message):
         references: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         routing_key: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "references", b"references", "request_id", b"request_id", "routing_key", b"routing_key", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "priority", b"priority", "references", b"references", "request_id", b"request_id", "routing_key", b"routing_key", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,9 +209,11 @@ class StreamSummarizeRequest(_message.Message):
     REFERENCES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     request_id: _builtins.str
     routing_key: _builtins.str
+    priority: _builtins.int
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -223,10 +229,11 @@ class StreamSummarizeRequest(_message.Message):
         references: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         routing_key: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "references", b"references", "request_id", b"request_id", "routing_key", b"routing_key", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "priority", b"priority", "references", b"references", "request_id", b"request_id", "routing_key", b"routing_key", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,9 +314,11 @@ class GenerateRequest(_message.Message):
     REFERENCES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     request_id: _builtins.str
     routing_key: _builtins.str
+    priority: _builtins.int
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -325,10 +334,11 @@ class GenerateRequest(_message.Message):
         references: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         routing_key: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "prompt", b"prompt", "references", b"references", "request_id", b"request_id", "routing_key", b"routing_key", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "priority", b"priority", "prompt", b"prompt", "references", b"references", "request_id", b"request_id", "routing_key", b"routing_key", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -405,9 +415,11 @@ class StreamGenerateRequest(_message.Message):
     REFERENCES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     request_id: _builtins.str
     routing_key: _builtins.str
+    priority: _builtins.int
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -423,10 +435,11 @@ class StreamGenerateRequest(_message.Message):
         references: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         routing_key: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "prompt", b"prompt", "references", b"references", "request_id", b"request_id", "routing_key", b"routing_key", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "priority", b"priority", "prompt", b"prompt", "references", b"references", "request_id", b"request_id", "routing_key", b"routing_key", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,6 +34,7 @@ class SummarizeBody(GenerationBody):
             references=tuple(self.references),
             deadline_s=deadline_s,
             routing_key=self.routing_key or "",
+            priority=self.priority,
         )
         return (request,)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from typing_extensions import TypedDict
 
 from server.core.errors import InvalidArgumentError
-from server.core.request import MAX_REFERENCES, GenerationRequest
+from server.core.request import FIRST_PRIORITY, LAST_PRIORITY, MAX_REFERENCES, GenerationRequest
 from server.core.sampling import MAX_STOP_STRINGS, SamplingParams
 
 _DEFAULTS = SamplingParams()
@@ -98,6 +98,11 @@ class GenerationBody(WireModel, ABC):
     request_id: str | None = Field(None, description="Your own id; else the x-request-id header, else one is drawn.")
     routing_key: str | None = Field(
         None, description="Requests with the same key, as those of one user, stay on one side of a rollout."
+    )
+    priority: int = Field(
+        0,
+        description=f"From {FIRST_PRIORITY}, served before others, to {LAST_PRIORITY}, behind them; a key may not ask "
+        "for every one.",
     )
     stream: bool = Field(False, description="Answer in server-sent events.")  # noqa: FBT003
 

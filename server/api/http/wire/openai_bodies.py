@@ -136,6 +136,7 @@ class CompletionBody(OpenAIBody):
                 references=tuple(self.references),
                 deadline_s=deadline_s,
                 routing_key=self.dealt_by,
+                priority=self.priority,
             )
             for prompt in self._prompts()
         )

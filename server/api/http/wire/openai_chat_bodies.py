@@ -88,6 +88,7 @@ class ChatBody(OpenAIBody):
             references=tuple(self.references),
             deadline_s=deadline_s,
             routing_key=self.dealt_by,
+            priority=self.priority,
         )
         return self.copied([request])
 

@@ -39,7 +39,6 @@ NEUTRAL: Neutral = {
     "kv_transfer_params": (),
     "length_penalty": (1, 1.0),
     "logprob_token_ids": ([],),
-    "priority": (0,),
     "repetition_detection": (),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),

@@ -43,10 +43,12 @@ def test_token_of_a_key_is_the_key_with_all_its_fields(ring: KeyRing, open_ring:
         patterns=("team-a-*", "shared"),
         max_requests_per_minute=60,
         max_concurrent=4,
+        first_priority=-1,
         expires_s=clock.now_s + 10,
     )
     assert (key.name, key.scopes) == ("Team A, ünïcode", {Scope.READ, Scope.INFER})
     assert (key.patterns, key.max_requests_per_minute, key.max_concurrent) == (("team-a-*", "shared"), 60, 4)
+    assert key.first_priority == -1
     assert (key.created_s, key.expires_s, key.revoked_s) == (clock.now_s, clock.now_s + 10, None)
     for other in (ring, open_ring()):
         assert other.authenticate(token) == key
@@ -181,6 +183,7 @@ def test_any_keys_stays_true_when_the_last_is_revoked(ring: KeyRing, open_ring: 
         ({"patterns": ("x",) * 65}, "patterns"),
         ({"max_requests_per_minute": -1}, "max_requests_per_minute"),
         ({"max_concurrent": 2**40}, "max_concurrent"),
+        ({"first_priority": -3}, "first_priority"),
         ({"expires_s": 5.0}, "expires_s"),
         ({"expires_s": float("nan")}, "expires_s"),
         ({"expires_s": float("inf")}, "expires_s"),

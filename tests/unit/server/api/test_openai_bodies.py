@@ -313,7 +313,6 @@ class TestForeignFields:
             ("skip_special_tokens", True),
             ("include_stop_str_in_output", False),
             ("bad_words", []),
-            ("priority", 0),
         ],
     )
     def test_field_that_changes_nothing_is_taken(self, field: str, value: object) -> None:

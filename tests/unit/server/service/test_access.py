@@ -32,7 +32,7 @@ def caller(*scopes: Scope, patterns: tuple[str, ...] = ("*",)) -> Principal:
 
 def test_caller_of_a_key_is_named_by_its_id_and_has_its_rights(ring: KeyRing) -> None:
     token, key = ring.create("x", scopes={Scope.READ}, patterns=("a-*",), change=NOBODY)
-    expected = Principal(f"key:{key.key_id}", frozenset({Scope.READ}), ("a-*",), "10.0.0.1")
+    expected = Principal(f"key:{key.key_id}", frozenset({Scope.READ}), ("a-*",), "10.0.0.1", first_priority=0)
     assert service(ring).authenticate(token, "10.0.0.1") == expected
 
 

@@ -7,10 +7,14 @@ import time
 import pytest
 
 from adapters.errors import AdapterError, StoreError
-from server.core.errors import ErrorCode, MedleyError, UnavailableError, code_of
+from server.core.errors import ErrorCode, MedleyError, PermissionDeniedError, UnavailableError, code_of
 from server.core.outputs import FinishReason, GenerationChunk
+from server.core.principal import Principal, Scope
 from server.core.sampling import SamplingParams
+from server.engine.base import EngineOutput, Feature
 from server.engine.fake import FakeEngineConfig
+from server.engine.streams import OutputStream
+from server.engine.waiting import gave_way
 from server.service.health import Phase
 from server.service.inference import InferenceConfig
 from tests.fixtures.peft_files import lora_files, prefix_files, prompt_files
@@ -128,6 +132,54 @@ async def test_open_with_a_full_queue_is_exhausted_and_recovers(make_room: MakeR
             assert (await result.result()).text == "base: hello there"
     assert terminals(await chunks_of(room, ask())) == [FinishReason.STOP]
     assert room.nothing_left()
+
+
+async def test_refusals_are_counted_by_their_reason(make_room: MakeRoom, ask: AskFor) -> None:
+    room = await make_room(FakeEngineConfig(max_num_waiting=1, step_time_s=0.005))
+    results = await asyncio.gather(
+        *(room.open(ask(request_id=f"r{number}")) for number in range(6)), return_exceptions=True
+    )
+    num_refused = sum(isinstance(result, MedleyError) for result in results)
+    assert num_refused > 0
+    assert room.counted("medley_requests_refused_total", reason="queue_full") == num_refused
+    for result in results:
+        if not isinstance(result, BaseException):
+            await result.aclose()
+    assert room.counted("medley_requests_refused_total") == num_refused
+
+
+async def test_request_that_loses_its_place_is_a_refusal_and_no_failure_of_its_adapter(
+    room: Room, ask: AskFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.upload(lora_files(1), "one")
+    stream = OutputStream(lambda: None)
+    stream.put(EngineOutput(finish_reason=FinishReason.ERROR, error=gave_way(3)))
+    monkeypatch.setattr(room.engine, "submit", lambda request: stream)
+    (terminal,) = await chunks_of(room, ask(adapters=("one",)))
+    assert terminal.error is not None
+    assert terminal.error.code is ErrorCode.RESOURCE_EXHAUSTED
+    assert room.counted("medley_requests_refused_total", reason="gave_way") == 1
+    assert room.counted("medley_adapter_failures_total") == 0
+
+
+@pytest.mark.parametrize(("priority", "is_allowed"), [(-1, False), (0, True), (2, True)])
+async def test_priority_is_bounded_by_the_callers_key(room: Room, ask: AskFor, priority: int, is_allowed: bool) -> None:
+    caller = Principal("key:x", frozenset({Scope.INFER}), first_priority=0)
+    if is_allowed:
+        await (await room.open(ask(priority=priority), caller)).aclose()
+        return
+    with pytest.raises(PermissionDeniedError) as caught:
+        await room.open(ask(priority=priority), caller)
+    assert caught.value.param == "priority"
+
+
+async def test_priority_on_an_engine_without_is_refused_by_name(make_room: MakeRoom, ask: AskFor) -> None:
+    room = await make_room(FakeEngineConfig(features=frozenset(Feature) - {Feature.PRIORITY}))
+    assert await refused(room, ask(priority=1)) == (
+        ErrorCode.INVALID_ARGUMENT,
+        "the fake engine has no priority; leave it out",
+    )
+    await (await room.open(ask())).aclose()
 
 
 async def test_open_too_many_at_once_is_exhausted(make_room: MakeRoom, ask: AskFor) -> None:

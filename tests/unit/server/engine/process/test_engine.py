@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,23 +20,26 @@ import pytest
 
 from adapters.manifest import AdapterKind
 from server.core.errors import (
+    DeadlineExceededError,
     ErrorCode,
     FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
     MedleyError,
+    Refusal,
     ResourceExhaustedError,
     UnavailableError,
 )
 from server.core.outputs import FinishReason
 from server.core.sampling import SamplingParams
 from server.engine.base import EngineOutput, EngineRequest, ResolvedAdapter
+from server.engine.fake import FakeEngineConfig
 from server.engine.process import engine as process_engine
 from server.engine.process import launch
 from server.engine.process.engine import ProcessEngine
 from server.observability.logging import LogConfig, configure_logging
 from tests.fixtures import process_engines
-from tests.fixtures.process_engines import FATAL_TOKEN, mortal, quick
+from tests.fixtures.process_engines import FATAL_TOKEN, PacedEngine, mortal, quick
 
 ROOT = Path(__file__).parents[5]
 LORA = ResolvedAdapter("pinned", AdapterKind.LORA, Path("/nowhere"), rank=2)
@@ -146,6 +151,27 @@ async def test_full_queue_is_refused_at_once_and_counted_from_the_first_moment(e
     assert {(await read(outputs))[-1].finish_reason for outputs in accepted} == {FinishReason.LENGTH}
     assert (engine.stats().num_waiting, engine.stats().num_running) == (0, 0)
     assert (await read(engine.submit(ask("one too many"))))[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_deadline_that_cannot_be_met_is_refused_at_once_by_the_pace_that_the_process_tells() -> None:
+    engine = quick(partial(PacedEngine, FakeEngineConfig(max_num_seqs=1)))
+    await engine.start()
+    await read(engine.submit(ask("so that there was a report")))
+    assert engine.stats().pace == PacedEngine.PACE
+    kill(engine, signal.SIGSTOP)  # so that nothing can have begun to run
+
+    def within(name: str, seconds: float) -> EngineRequest:
+        return replace(ask(name), deadline_s=time.monotonic() + seconds)
+
+    accepted = [engine.submit(within(name, 60)) for name in ("runs", "waits", "waits, too")]
+    with pytest.raises(DeadlineExceededError, match="2 requests are before it") as refused:
+        engine.submit(within("late", 1.9))
+    assert refused.value.refusal is Refusal.TOO_LATE_TO_WAIT
+    assert engine.stats().num_waiting == 3
+    kill(engine, signal.SIGCONT)
+    assert {(await read(outputs))[-1].finish_reason for outputs in accepted} == {FinishReason.LENGTH}
+    await read(engine.submit(within("late", 1.9)))
+    await engine.stop()
 
 
 @pytest.mark.parametrize(
