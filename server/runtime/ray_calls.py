@@ -5,7 +5,8 @@ as Serve ends a stream by an exception, which has a status and words only.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from ray.serve.grpc_util import RayServegRPCContext
@@ -50,8 +51,8 @@ class GrpcDoor:
         try:
             call = await _call(name, message, context)
             # Nothing of it has reached the caller before the end, so that all of it can be repeated.
-            async for items in self._replicas.answers(call, lambda item: isinstance(item, Ended)):
-                for item in items:
+            async with aclosing(self._replicas.answers(call, _is_end)) as answers:
+                async for item in (item async for items in answers for item in items):
                     if isinstance(item, bytes):
                         data = item
                     else:
@@ -62,7 +63,7 @@ class GrpcDoor:
         _tell(context, ended)
         return Answer(data)
 
-    async def stream(self, name: str, message: Any, context: RayServegRPCContext) -> AsyncIterator[Answer]:
+    async def stream(self, name: str, message: Any, context: RayServegRPCContext) -> AsyncGenerator[Answer, None]:
         """Answer a call that has many answers.
 
         Raises:
@@ -71,8 +72,8 @@ class GrpcDoor:
         ended = None
         try:
             call = await _call(name, message, context)
-            async for items in self._replicas.answers(call, lambda item: isinstance(item, bytes)):
-                for item in items:
+            async with aclosing(self._replicas.answers(call, _is_message)) as answers:
+                async for item in (item async for items in answers for item in items):
                     if isinstance(item, bytes):
                         yield Answer(item)
                     else:
@@ -107,8 +108,9 @@ def _whole(name: str) -> Any:
 def _streaming(name: str) -> Any:
     async def stream(self: Any, message: Any, grpc_context: RayServegRPCContext) -> AsyncIterator[Answer]:
         door: GrpcDoor = self.grpc
-        async for answer in door.stream(name, message, grpc_context):
-            yield answer
+        async with aclosing(door.stream(name, message, grpc_context)) as answers:
+            async for answer in answers:
+                yield answer
 
     return stream
 
@@ -125,6 +127,14 @@ async def _call(name: str, message: Any, context: RayServegRPCContext) -> Call:
         await spool.take(message.SerializeToString())
     metadata = list(context.invocation_metadata())
     return Call("grpc", (name, spool.parts, metadata, context.peer()), key, may_repeat)
+
+
+def _is_end(item: bytes | Ended) -> bool:
+    return isinstance(item, Ended)
+
+
+def _is_message(item: bytes | Ended) -> bool:
+    return isinstance(item, bytes)
 
 
 def _is_harmless(name: str, method: Method) -> bool:

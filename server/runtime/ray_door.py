@@ -6,7 +6,8 @@ dies before it answered. It knows neither the registry nor the engine, and refus
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple, TypeVar
 
 import ray
@@ -66,7 +67,7 @@ class Replicas:
             self._base_id = str(await self._handle.options(method_name="describe").remote())
         return self._base_id
 
-    async def answers(self, call: Call, is_answer: Callable[[_T], bool]) -> AsyncIterator[list[_T]]:
+    async def answers(self, call: Call, is_answer: Callable[[_T], bool]) -> AsyncGenerator[list[_T], None]:
         """Yield what a replica answers, nothing before there is an answer; until then the call may be repeated.
 
         Args:
@@ -80,9 +81,10 @@ class Replicas:
         for num_tries_left in reversed(range(_MAX_NUM_TRIES)):
             is_open = False
             try:
-                async for items in _opened(self._stream(call), is_answer):
-                    is_open = True
-                    yield items
+                async with aclosing(self._stream(call)) as stream, aclosing(_opened(stream, is_answer)) as opened:
+                    async for items in opened:
+                        is_open = True
+                        yield items
             except BackPressureError as error:
                 raise ResourceExhaustedError("every replica's queue is full; try again later") from error
             except DeploymentUnavailableError as error:
@@ -94,7 +96,7 @@ class Replicas:
             else:
                 return
 
-    async def _stream(self, call: Call) -> AsyncIterator[list[Any]]:
+    async def _stream(self, call: Call) -> AsyncGenerator[list[Any], None]:
         handle = self._handle.options(method_name=call.method, stream=True, multiplexed_model_id=call.key)
         response = handle.remote(*call.arguments)
         is_over = False
@@ -107,7 +109,7 @@ class Replicas:
                 response.cancel()
 
 
-async def _opened(stream: AsyncIterator[list[_T]], is_answer: Callable[[_T], bool]) -> AsyncIterator[list[_T]]:
+async def _opened(stream: AsyncIterator[list[_T]], is_answer: Callable[[_T], bool]) -> AsyncGenerator[list[_T], None]:
     """Hold back what comes before the first answer."""
     held: list[_T] | None = []
     async for items in stream:
@@ -192,8 +194,8 @@ class HttpDoor:
         content_type: str | None = None
         try:
             call = await self._call(scope, spool, headers)
-            async for messages in self._replicas.answers(call, _is_body):
-                for message in messages:
+            async with aclosing(self._replicas.answers(call, _is_body)) as answers:
+                async for message in (message async for messages in answers for message in messages):
                     if message["type"] == "http.response.start":
                         content_type = _start(message, request_id)
                     await send(message)

@@ -5,8 +5,8 @@ A call comes as plain values and its answer leaves as lists of plain values, as 
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -75,8 +75,9 @@ class Replica:
 
             await self._app(scope, receive, send)
 
-        async for messages in as_they_come(answer):
-            yield messages
+        async with aclosing(as_they_come(answer)) as answers:
+            async for messages in answers:
+                yield messages
 
     async def grpc(
         self, name: str, parts: Sequence[Part], metadata: Metadata, peer: str
@@ -93,8 +94,9 @@ class Replica:
         async def answer(put: Callable[[bytes | Ended], None]) -> None:
             put(await self._grpc.call(name, _together(parts), metadata, peer, put))
 
-        async for items in as_they_come(answer):
-            yield items
+        async with aclosing(as_they_come(answer)) as answers:
+            async for items in answers:
+                yield items
 
     async def num_loads(self) -> int:
         """Return how many adapters the engine has loaded so far."""
@@ -159,7 +161,7 @@ class _OwnDirectory:
         self._held.close()
 
 
-async def as_they_come(work: Callable[[Callable[[_T], None]], Awaitable[None]]) -> AsyncIterator[list[_T]]:
+async def as_they_come(work: Callable[[Callable[[_T], None]], Awaitable[None]]) -> AsyncGenerator[list[_T], None]:
     """Yield what ``work`` puts, all that is there at once; cancel it when nobody wants more.
 
     Raises:

@@ -133,7 +133,7 @@ class InProcessServer:
         async def found(details: grpc.HandlerCallDetails) -> "Handler":
             return self._handlers[details.method]
 
-        continuation = found
+        continuation: _Continuation = found
         for interceptor in reversed(self._interceptors):
             continuation = _through(interceptor, continuation)
         return await continuation(cast(grpc.HandlerCallDetails, _Details(path, metadata)))
