@@ -13,6 +13,7 @@ _BENCHMARKS = (
     "lease",
     "open_loop",
     "quantization",
+    "ray_scaling",
     "rollouts",
     "scale",
     "serving",

@@ -43,7 +43,12 @@ class Spill:
             raise InvalidArgumentError("a replica must be allowed one request, and more than the mean load")
 
     def bound(self, loads: Sequence[int]) -> int:
-        """Return the load at which a replica is passed over; not all can have reached it."""
+        """Return the load at which a replica is passed over; not all can have reached it.
+
+        While one replica could start on a request at once, no other may let it wait.
+        """
+        if min(loads) < self.least:
+            return self.least
         return max(self.least, math.ceil(self.factor * (sum(loads) + 1) / len(loads)))
 
 

@@ -74,6 +74,10 @@ def application(settings: Settings) -> serve.Application:
         name="door",
         num_replicas=settings.ray.num_doors,
         max_ongoing_requests=_MAX_NUM_REQUESTS_IN_A_DOOR,
+        # A door needs no room of its own, so that the next can open before the last is shut.
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=settings.drain_grace_s,
+        graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options={"num_cpus": 0},
         logging_config=_QUIET,
     )
@@ -108,8 +112,5 @@ def _replica_options(settings: Settings) -> dict[str, Any]:
             "target_ongoing_requests": ray.target_num_requests,
             "upscale_delay_s": ray.upscale_delay_s,
             "downscale_delay_s": ray.downscale_delay_s,
-            # Else what is measured lags so far behind that a burst is over before a replica comes.
-            "metrics_interval_s": 1.0,
-            "look_back_period_s": 5.0,
         }
     }

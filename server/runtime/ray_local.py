@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 # As server.api.http.server: longer than clients and load balancers keep idle connections.
 _KEEP_ALIVE_S = 75
 _OBJECT_STORE_BYTES = 256 << 20
+_MAX_NUM_STARTS = 3
+_AGENT_START_MS = 120_000
 
 
 async def serve_on_ray(settings: Settings, announce: Callable[[Addresses], None]) -> None:
@@ -62,19 +64,30 @@ def join(settings: Settings) -> None:
         import ray
     except ImportError as error:
         raise FailedPreconditionError("Ray is not installed: pip install 'medley[ray]'") from error
-    try:
-        if settings.ray.address:
+    if settings.ray.address:
+        try:
             ray.init(settings.ray.address, configure_logging=False)
-        else:
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UnavailableError(f"cannot join the cluster {settings.ray.address}: {error}") from error
+        return
+    for num_tries_left in reversed(range(_MAX_NUM_STARTS)):
+        try:
             ray.init(
                 "local",
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 configure_logging=False,
                 log_to_driver=False,
+                _system_config={"agent_register_timeout_ms": _AGENT_START_MS},
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UnavailableError(f"cannot join or start a cluster: {error}") from error
+        # Ray waits half a minute for its own processes and then raises what has no class of its own.
+        except Exception as error:
+            ray.shutdown()
+            if not num_tries_left:
+                raise UnavailableError(f"cannot start a cluster on this machine: {error}") from error
+            _log.warning("the cluster did not start in time; trying again")
+        else:
+            return
 
 
 def deploy(settings: Settings, addresses: Addresses) -> None:
@@ -88,6 +101,7 @@ def deploy(settings: Settings, addresses: Addresses) -> None:
         FailedPreconditionError: If the replicas would not share what they must.
         UnavailableError: If the replicas do not start.
     """
+    import ray
     from ray import serve
 
     from server.runtime.ray_app import APPLICATION, GRPC_SERVICERS, application
@@ -109,7 +123,8 @@ def deploy(settings: Settings, addresses: Addresses) -> None:
         serve.run(app, name=APPLICATION, route_prefix="/")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UnavailableError(f"the deployment does not start: {error}") from error
-    _log.info("deployed", extra={"http": addresses.http, "grpc": addresses.grpc})
+    cluster = ray.get_runtime_context().gcs_address
+    _log.info("deployed", extra={"cluster": cluster, "http": addresses.http, "grpc": addresses.grpc})
 
 
 def take_down() -> None:

@@ -4,6 +4,7 @@ A call comes as plain values and its answer leaves as lists of plain values, as 
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import ExitStack, aclosing
@@ -98,9 +99,9 @@ class Replica:
             async for items in answers:
                 yield items
 
-    async def num_loads(self) -> int:
-        """Return how many adapters the engine has loaded so far."""
-        return self._running.stats.num_adapter_loads
+    async def loads(self) -> tuple[int, int]:
+        """Return the replica's process and how many adapters its engine has loaded so far."""
+        return os.getpid(), self._running.stats.num_adapter_loads
 
     async def check_health(self) -> None:
         """Do nothing while the server lives; Ray Serve replaces the replica otherwise.
