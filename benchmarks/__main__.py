@@ -14,6 +14,7 @@ _BENCHMARKS = (
     "open_loop",
     "quantization",
     "ray_scaling",
+    "ray_serving",
     "rollouts",
     "scale",
     "serving",

@@ -112,6 +112,8 @@ async def deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
             "access": {"allow_open": True},
             "ray": {"num_cpus": 0.1, "spill_least": 16},
         }
+        # Both drivers must agree on it; the cluster is on loopback and lives for a minute.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         server = RayServerProcess(folder, settings, start_timeout_s=START_S)
         own = {"data_dir": server.data_dir, "library": folder / "none", "evaluation": {"warm_at_start": False}}
         try:

@@ -45,6 +45,12 @@ def test_loaded_replica_is_passed_over_for_the_adapters_second() -> None:
     assert choose("hot", IDLE | {order[0]: SPILL.least}, SPILL, random.Random(1)) == [*order[1:], order[0]]
 
 
+def test_no_request_waits_while_a_replica_has_a_row_to_spare() -> None:
+    busy = dict.fromkeys(REPLICAS, 100)
+    spare = ranked("cold", REPLICAS)[-1]
+    assert _first("cold", busy | {spare: SPILL.least - 1}) == spare
+
+
 def test_even_load_beyond_the_least_moves_nothing() -> None:
     busy = dict.fromkeys(REPLICAS, 100)
     assert all(_first(adapter, busy) == ranked(adapter, REPLICAS)[0] for adapter in ADAPTERS[:100])
