@@ -15,6 +15,12 @@ _log = logging.getLogger(__name__)
 # As server.api.http.server: longer than clients and load balancers keep idle connections.
 _KEEP_ALIVE_S = 75
 _OBJECT_STORE_BYTES = 256 << 20
+# Ray reports its use to its makers unless told not to, and gives its own processes little time on a busy machine.
+_UNLESS_SET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_worker_register_timeout_seconds": "180",
+}
 _MAX_NUM_STARTS = 3
 _AGENT_START_MS = 120_000
 
@@ -58,8 +64,8 @@ def join(settings: Settings) -> None:
         FailedPreconditionError: If Ray is not installed.
         UnavailableError: If the cluster does not answer, or does not start.
     """
-    # Ray reports its use to its makers unless told not to.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _UNLESS_SET.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
@@ -121,7 +127,7 @@ def deploy(settings: Settings, addresses: Addresses) -> None:
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run(app, name=APPLICATION, route_prefix="/")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UnavailableError(f"the deployment does not start: {error}") from error
     cluster = ray.get_runtime_context().gcs_address
     _log.info("deployed", extra={"cluster": cluster, "http": addresses.http, "grpc": addresses.grpc})
