@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
 # docker build --target cpu -t medley:cpu .        docker build --target gpu -t medley:gpu .
+# docker build --target ray -t medley:ray .      for a Ray cluster, on CPUs
 # docker build --target vllm -t medley:vllm .      on a GPU, with vLLM beside the native engine
 FROM python:3.11-slim-bookworm AS source
 WORKDIR /src
@@ -16,6 +17,10 @@ FROM source AS build-cpu
 RUN apt-get update && apt-get install --yes --no-install-recommends g++=4:12.2.0-3 && rm -rf /var/lib/apt/lists/*
 RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt \
     --extra-index-url https://download.pytorch.org/whl/cpu '.[postgres,s3,tracing]'
+
+FROM build-cpu AS build-ray
+RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt \
+    --extra-index-url https://download.pytorch.org/whl/cpu '.[postgres,ray,s3,tracing]'
 
 FROM source AS build-gpu
 RUN /opt/medley/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,s3,tracing]'
@@ -43,6 +48,14 @@ CMD ["serve", "--host", "0.0.0.0"]
 
 FROM runtime AS gpu
 COPY --from=build-gpu /opt/medley /opt/medley
+
+FROM runtime AS ray
+USER 0
+# KubeRay's probes call wget, and its login shells do not know where the environment is.
+RUN apt-get update && apt-get install --yes --no-install-recommends wget=1.21.3-1+deb12u1 \
+    && rm -rf /var/lib/apt/lists/* && ln -s /opt/medley/bin/ray /opt/medley/bin/serve /usr/local/bin/
+USER 10001
+COPY --from=build-ray /opt/medley /opt/medley
 
 FROM runtime AS vllm
 USER 0

@@ -14,7 +14,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,postgres,quantization,s3,tracing,training,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,postgres,quantization,ray,s3,tracing,training,dev]'
 	touch $@
 
 # vLLM holds to older packages than the rest, so it has an environment of its own, for a machine without a GPU.

@@ -15,6 +15,8 @@ _BENCHMARKS = (
     "overload",
     "quantization",
     "request_cost",
+    "ray_scaling",
+    "ray_serving",
     "rollouts",
     "scale",
     "serving",

@@ -6,6 +6,7 @@ file, the file before the defaults.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,48 @@ LIBRARY = Path(adapters.__file__).parent / "library"
 DEFAULT_MODEL = LIBRARY / "medley-mini"
 
 
+@dataclass(frozen=True, slots=True)
+class RayConfig:
+    """Running on Ray Serve, by ``medley serve --ray`` or a Serve config file.
+
+    Attributes:
+        address: The cluster, as Ray names it; empty starts one on this machine, for as long as the server runs.
+        num_replicas: Replicas of the service, each with an engine; the fewest there are.
+        max_num_replicas: Most replicas where their number follows the load; 0 keeps it at ``num_replicas``.
+        target_num_requests: Requests a replica is to have when their number follows the load.
+        upscale_delay_s: How long the load must be high before replicas are added.
+        downscale_delay_s: How long it must be low before they are taken away.
+        num_doors: Processes that read requests and choose a replica for them.
+        max_num_requests: Most requests a replica has at once, those it queues included.
+        max_num_waiting: Most requests that wait in a door for a replica.
+        spill_least: Requests a replica has before its adapters' requests go elsewhere: its rows in one batch.
+        spill_factor: How many times the mean load it may have beyond that.
+        is_affine: Whether requests go by their adapter; else the less loaded of two replicas is taken.
+        num_cpus: Processors that Ray sets aside for a replica.
+        num_gpus: GPUs that Ray sets aside for a replica.
+    """
+
+    address: str = ""
+    num_replicas: int = 2
+    max_num_replicas: int = 0
+    target_num_requests: float = 12.0
+    upscale_delay_s: float = 5.0
+    downscale_delay_s: float = 120.0
+    num_doors: int = 1
+    max_num_requests: int = 64
+    max_num_waiting: int = 256
+    spill_least: int = 8
+    spill_factor: float = 1.25
+    is_affine: bool = True
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+    @property
+    def most_replicas(self) -> int:
+        """How many replicas there may be."""
+        return max(self.num_replicas, self.max_num_replicas)
+
+
 class Settings(BaseSettings):
     """The whole tree.
 
@@ -64,6 +107,7 @@ class Settings(BaseSettings):
         metrics: Bounds of what is counted apart.
         tracing: Traces.
         log: Logs.
+        ray: Replicas on Ray Serve.
     """
 
     model_config = SettingsConfigDict(env_prefix="MEDLEY_", env_nested_delimiter="__", frozen=True, extra="forbid")
@@ -89,6 +133,7 @@ class Settings(BaseSettings):
     metrics: MetricsConfig = MetricsConfig()
     tracing: TracingConfig = TracingConfig()
     log: LogConfig = LogConfig()
+    ray: RayConfig = RayConfig()
 
     @property
     def registry_url(self) -> str:

@@ -58,6 +58,9 @@ def serve(
     max_model_len: _MaxModelLen = None,
     ready_file: Annotated[Path | None, typer.Option(help="Written with both addresses once ready.")] = None,
     log_format: Annotated[Literal["json", "console"] | None, typer.Option(help="console if left out.")] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Serve with several replicas on Ray Serve; settings are under ray.")
+    ] = False,
 ) -> None:
     """Serve over HTTP and gRPC until stopped. What is left out here comes from MEDLEY_* or the file."""
     given: dict[str, object] = {
@@ -81,7 +84,7 @@ def serve(
         },
         "log": {"format": log_format},
     }
-    _run_server(config, given_only(given))
+    _run_server(config, given_only(given), on_ray=ray)
 
 
 def given_only(options: Mapping[str, object]) -> dict[str, object]:
@@ -90,13 +93,14 @@ def given_only(options: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in nested.items() if value is not None and value != {}}
 
 
-def _run_server(config: Path | None, given: Mapping[str, object]) -> None:
+def _run_server(config: Path | None, given: Mapping[str, object], *, on_ray: bool) -> None:
     import uvloop
 
     from adapters.errors import AdapterError
     from server.core.errors import MedleyError, code_of
     from server.observability.logging import configure_logging
     from server.runtime.local import Addresses, serve
+    from server.runtime.ray_local import serve_on_ray
     from server.settings import load_settings
 
     def announce(addresses: Addresses) -> None:
@@ -106,6 +110,6 @@ def _run_server(config: Path | None, given: Mapping[str, object]) -> None:
     try:
         settings = load_settings(config, given)
         configure_logging(settings.log)
-        uvloop.run(serve(settings, announce))
+        uvloop.run((serve_on_ray if on_ray else serve)(settings, announce))
     except (MedleyError, AdapterError) as error:
         fail(code_of(error), error.message)

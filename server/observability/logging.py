@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
-# The last two are put into records by uvicorn and by vLLM.
+# The last three are put into records by uvicorn, by vLLM and by Ray.
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
-    *("message", "asctime", "taskName", "color_message", "vllm_process_name")
+    *("message", "asctime", "taskName", "color_message", "vllm_process_name", "_ray_timestamp_ns")
 }
 _JOINED_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "grpc")
 # These tell every step of every request, or name the files they fetch.

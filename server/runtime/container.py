@@ -10,7 +10,7 @@ from server.access.keys import KeyRing
 from server.access.opening import check_may_open, may_run_open
 from server.access.quotas import Quotas
 from server.core.errors import FailedPreconditionError
-from server.engine.base import Engine, EngineInfo
+from server.engine.base import Engine, EngineInfo, EngineStats
 from server.engine.factory import create_engine
 from server.evaluation.rollouts.store import RolloutStore
 from server.evaluation.room import EvaluationRoom
@@ -74,6 +74,12 @@ class Container:
         """What the engine is; after :meth:`start`."""
         assert self._engine is not None
         return self._engine.info
+
+    @property
+    def stats(self) -> EngineStats:
+        """What the engine does; after :meth:`start`."""
+        assert self._engine is not None
+        return self._engine.stats()
 
     async def start(self) -> None:
         """Load the base, open the registry, warm the scorer and register the library. On failure, :meth:`stop` all.

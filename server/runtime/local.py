@@ -47,7 +47,7 @@ async def serve(settings: Settings, announce: Callable[[Addresses], None]) -> No
         AdapterError: If the registry or the base's files cannot be read.
     """
     stop = asyncio.Event()
-    with locked(settings.data_dir), _setting_on_signals(stop), _ready_file(settings.ready_file):
+    with locked(settings.data_dir), setting_on_signals(stop), ready_file_while(settings.ready_file):
         container = Container(settings)
         try:
             if await _unless_stopped(container.start(), stop):
@@ -92,7 +92,7 @@ async def _serve_front_ends(
             "ready", extra={"http": addresses.http, "grpc": addresses.grpc, "model": container.info.base.model_id}
         )
         if settings.ready_file is not None:
-            _write_ready_file(settings.ready_file, addresses)
+            write_ready_file(settings.ready_file, addresses)
         announce(addresses)
 
     async def close_doors() -> None:
@@ -137,7 +137,8 @@ async def _unless_stopped(starting: Awaitable[None], stop: asyncio.Event) -> boo
 
 
 @contextmanager
-def _setting_on_signals(stop: asyncio.Event) -> Iterator[None]:
+def setting_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set ``stop`` at SIGTERM and SIGINT, on the main thread's event loop."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -149,7 +150,7 @@ def _setting_on_signals(stop: asyncio.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _ready_file(path: Path | None) -> Iterator[None]:
+def ready_file_while(path: Path | None) -> Iterator[None]:
     """Make sure that the file is there only while the server is."""
     if path is None:
         yield
@@ -161,7 +162,12 @@ def _ready_file(path: Path | None) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _write_ready_file(path: Path, addresses: Addresses) -> None:
+def write_ready_file(path: Path, addresses: Addresses) -> None:
+    """Say where the server listens, in one step.
+
+    Raises:
+        FailedPreconditionError: If the file cannot be written.
+    """
     text = json.dumps({"http": addresses.http, "grpc": addresses.grpc, "pid": os.getpid()})
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -16,6 +16,11 @@ REQUEST_ID_HEADER = "x-request-id"
 _UPLOAD_PATH = re.compile(r"/v1/adapters/[^/]+/versions")
 
 
+def body_limit(path: str, config: HttpConfig) -> int:
+    """Return how many bytes the body of a request to a path may have."""
+    return config.max_upload_bytes if _UPLOAD_PATH.fullmatch(path) else config.max_body_bytes
+
+
 class Gate:
     """Gives each request an id (``scope["state"]["request_id"]``) and a largest body.
 
@@ -57,8 +62,7 @@ class Gate:
             await response(scope, receive, send_with_id)
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        upload = _UPLOAD_PATH.fullmatch(scope["path"]) is not None
-        max_body_bytes = self._config.max_upload_bytes if upload else self._config.max_body_bytes
+        max_body_bytes = body_limit(scope["path"], self._config)
         declared = Headers(scope=scope).get("content-length", "")
         announced_too_large = declared.isdecimal() and int(declared) > max_body_bytes
         num_received_bytes = 0
