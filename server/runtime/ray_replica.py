@@ -53,7 +53,7 @@ class Replica:
             raise
         services = self._container.services
         self._app = create_app(services, own.http)
-        self._grpc = InProcessServer(services)
+        self._grpc = InProcessServer(services, own.grpc)
         services.health.enter(Phase.SERVING)
 
     async def describe(self) -> str:

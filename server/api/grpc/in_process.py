@@ -12,34 +12,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 import grpc
-from google.protobuf.descriptor import FileDescriptor
 from grpc import aio
 
-from medley.v1 import (
-    adapter_pb2,
-    adapter_pb2_grpc,
-    evaluation_pb2,
-    evaluation_pb2_grpc,
-    inference_pb2,
-    inference_pb2_grpc,
-    rollout_pb2,
-    rollout_pb2_grpc,
-)
 from server.api.grpc.access import AccessInterceptor
-from server.api.grpc.adapters import AdapterServicer
-from server.api.grpc.evaluation import EvaluationServicer
-from server.api.grpc.inference import InferenceServicer
+from server.api.grpc.config import GrpcConfig
 from server.api.grpc.parsing import ParsingInterceptor
-from server.api.grpc.rollouts import RolloutServicer
+from server.api.grpc.services import SERVICES, add_services
 from server.api.grpc.tracing import TraceInterceptor
 from server.service.door import Services
 
 if TYPE_CHECKING:
     from server.api.grpc.handlers import Handler
 Metadata = Sequence[tuple[str, str | bytes]]
-_FILES: tuple[FileDescriptor, ...] = tuple(
-    file.DESCRIPTOR for file in (inference_pb2, adapter_pb2, rollout_pb2, evaluation_pb2)
-)
 ADD_SERVICERS = (
     "medley.v1.inference_pb2_grpc.add_InferenceServiceServicer_to_server",
     "medley.v1.adapter_pb2_grpc.add_AdapterServiceServicer_to_server",
@@ -69,8 +53,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         method.name: Method(
             f"/{service.full_name}/{method.name}", bool(method.client_streaming), bool(method.server_streaming)
         )
-        for file in _FILES
-        for service in file.services_by_name.values()
+        for service in SERVICES
         for method in service.methods
     }
 )
@@ -90,20 +73,15 @@ class InProcessServer:
 
     Args:
         services: What is called.
+        config: As for the server with a port.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, config: GrpcConfig) -> None:
         """Gather the methods' handlers."""
         traced = (TraceInterceptor(services.tracer),) if services.tracer.is_on else ()
         self._interceptors = (*traced, AccessInterceptor(services.access), ParsingInterceptor())
         gathered = _Gathered()
-        server = cast(aio.Server, gathered)
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceServicer(services.inference), server)
-        adapter_pb2_grpc.add_AdapterServiceServicer_to_server(
-            AdapterServicer(services.adapters, services.uploads), server
-        )
-        rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(services.rollouts), server)
-        evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(EvaluationServicer(services.feedback), server)
+        add_services(cast(aio.Server, gathered), services, config)
         self._handlers = gathered.handlers
 
     async def call(

@@ -9,34 +9,16 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from medley.v1 import (
-    adapter_pb2,
-    adapter_pb2_grpc,
-    evaluation_pb2,
-    evaluation_pb2_grpc,
-    inference_pb2,
-    inference_pb2_grpc,
-    rollout_pb2,
-    rollout_pb2_grpc,
-)
 from server.access.tls import PLAIN_TEXT, TlsConfig
 from server.api.grpc.access import AccessInterceptor
-from server.api.grpc.adapters import AdapterServicer
 from server.api.grpc.config import GrpcConfig
-from server.api.grpc.evaluation import EvaluationServicer
 from server.api.grpc.health import HealthServicer
-from server.api.grpc.inference import InferenceServicer
 from server.api.grpc.parsing import ParsingInterceptor
-from server.api.grpc.rollouts import RolloutServicer
+from server.api.grpc.services import SERVICE_NAMES, add_services
 from server.api.grpc.tracing import TraceInterceptor
 from server.core.errors import FailedPreconditionError
 from server.service.door import Services
 
-SERVICE_NAMES = tuple(
-    service.full_name
-    for file in (inference_pb2, adapter_pb2, rollout_pb2, evaluation_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-)
 _HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
@@ -55,11 +37,7 @@ def create_server(services: Services, config: GrpcConfig) -> aio.Server:
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,
     )
     found = cast(aio.Server, _ByName(server))
-    inference = InferenceServicer(services.inference, config.stall_timeout_s)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, found)
-    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(services.adapters, services.uploads), found)
-    rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(services.rollouts), found)
-    evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(EvaluationServicer(services.feedback), found)
+    add_services(found, services, config)
     health_pb2_grpc.add_HealthServicer_to_server(
         HealthServicer(services.health, SERVICE_NAMES, config.health_poll_s), found
     )

@@ -11,7 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from medley.v1 import adapter_pb2, adapter_pb2_grpc, inference_pb2, inference_pb2_grpc
 from server.api.grpc.config import GrpcConfig
-from server.api.grpc.server import SERVICE_NAMES, create_server, serve_grpc
+from server.api.grpc.server import create_server, serve_grpc
+from server.api.grpc.services import SERVICE_NAMES
 from server.core.errors import FailedPreconditionError
 from server.service.health import Phase
 from tests.fixtures.running_server import RunningServer
