@@ -75,6 +75,7 @@ class GenerationRequest:
         adapters: Adapter references as the caller wrote them; empty means the base.
         sampling: How to choose tokens.
         apply_template: Whether the adapter's (else the base's) prompt template wraps ``text``.
+        stream: Whether the answer is read as it comes.
         add_special_tokens: Whether ``text`` gets the tokens that the model expects around every text. Token ids get
             none, and a chat template writes its own.
         references: Reference texts to score the answer against; empty means no scoring.
@@ -95,6 +96,7 @@ class GenerationRequest:
     adapters: tuple[str, ...] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
     apply_template: bool = True
+    stream: bool = False
     add_special_tokens: bool = True
     references: tuple[str, ...] = ()
     deadline_s: float | None = None

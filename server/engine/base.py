@@ -73,6 +73,8 @@ class EngineRequest:
         sampling: How to choose tokens; stop strings are the service's business and are ignored here.
         weight_adapter: Adapter that changes the base's layers, or None.
         soft_prompt: Soft prompt or prefix, or None.
+        stream: Whether its outputs are waited for one by one; else those between the first and the last may come a
+            little later, several as one.
         deadline_s: Monotonic time at which the row ends with ``deadline``, or None.
         tenant: Whose request it is: an engine that queues by itself shares its work out among those who wait. Says
             nothing of who that is.
@@ -84,6 +86,7 @@ class EngineRequest:
     sampling: SamplingParams
     weight_adapter: ResolvedAdapter | None = None
     soft_prompt: ResolvedAdapter | None = None
+    stream: bool = True
     deadline_s: float | None = None
     tenant: str = ""
     priority: int = 0

@@ -329,6 +329,8 @@ def _engine_request(
         sampling=sampling,
         weight_adapter=by_role.get(AdapterRole.WEIGHTS),
         soft_prompt=by_role.get(AdapterRole.PROMPT),
+        # A stop string may end the answer at any token.
+        stream=request.stream or bool(sampling.stop),
         deadline_s=request.deadline_s,
         tenant=tenant,
         priority=request.priority,

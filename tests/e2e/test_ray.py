@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -33,18 +34,27 @@ from server.settings import Settings
 from tests.fixtures.front_end_clients import Call, FrontEndClient, GrpcClient, HttpClient, Refused
 from tests.fixtures.peft_files import lora_files
 from tests.fixtures.postgres import running_postgres
+from tests.fixtures.ray_stand_in import plain_scope
 from tests.fixtures.running_server import fake_engine, running_server
 from tests.fixtures.s3 import running_s3
 from tests.fixtures.server_process import ServerProcess
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(900),
+    # Ray's are its own.
+    pytest.mark.filterwarnings("default"),
+]
 _log = logging.getLogger(__name__)
 
 START_S = 600.0
 PATIENCE_S = 120.0
 NUM_ADAPTERS = 64
 NUM_SLOTS = 8
-NUM_REQUESTS = 768
+NUM_REQUESTS = 1024
+NUM_IN_A_ROW = 20
+NUM_STREAMS = 8
 LONG = "word " * 60
 
 
@@ -179,6 +189,16 @@ async def _upload(deployment: Deployment, names: list[str], first_seed: int) -> 
                 await client.upload(name, lora_files(next(seeds)))
 
         await asyncio.gather(*(upload_some() for _ in range(4)))
+    await _known(deployment, names[-1])
+
+
+async def _known(deployment: Deployment, name: str) -> None:
+    """Wait until every replica knows an adapter: until a row of answers has it, each from either replica."""
+    num_seen = 0
+    async with AsyncClient(base_url=deployment.http, timeout=PATIENCE_S) as client, asyncio.timeout(PATIENCE_S):
+        while num_seen < NUM_IN_A_ROW:
+            answer = await client.get(f"/v1/adapters/{name}")
+            num_seen = num_seen + 1 if answer.is_success else 0
 
 
 async def test_answers_are_those_of_one_server(deployment: Deployment, client: FrontEndClient, tmp_path: Path) -> None:
@@ -189,6 +209,7 @@ async def test_answers_are_those_of_one_server(deployment: Deployment, client: F
     ):
         for each in (client, other):
             await each.upload(name, lora_files(seed=1))
+        await _known(deployment, name)
         for call in (Call(text="one two"), Call(text="one two", adapters=(name,))):
             ours, theirs = await client.summarize(call), await other.summarize(call)
             assert (ours.text, ours.adapters, ours.finish_reason) == (
@@ -212,8 +233,7 @@ async def test_upload_is_served_by_every_replica(deployment: Deployment) -> None
     await _upload(deployment, ["everywhere"], 1000)
     before, since_s = await deployment.loads(), time.monotonic()
     body = b'{"text": "one two", "adapters": ["everywhere"]}'
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/summarize", "query_string": b""}
-    scope["headers"] = [(b"content-type", b"application/json")]
+    scope = plain_scope("POST", "/v1/summarize")
     served: set[int] = set()
     async with asyncio.timeout(PATIENCE_S):
         while len(served) < 2:
@@ -228,31 +248,38 @@ async def test_upload_is_served_by_every_replica(deployment: Deployment) -> None
 async def test_killed_replica_loses_no_request_that_was_not_streaming(deployment: Deployment) -> None:
     load, is_over = Load(deployment, num_callers=12, text=LONG), asyncio.Event()
     running = asyncio.create_task(load.run(is_over.is_set))
-    streams = [asyncio.create_task(_stream(deployment)) for _ in range(8)]
+    streams = [asyncio.create_task(_stream(deployment, is_over.is_set)) for _ in range(NUM_STREAMS)]
     async with asyncio.timeout(PATIENCE_S):
         while load.num_answers < 24:  # noqa: ASYNC110 - the servers are other processes
             await asyncio.sleep(0.05)
     killed, _ = await deployment.loads()
     os.kill(killed, signal.SIGKILL)
     await deployment.replaced({killed})
-    ended = await asyncio.gather(*streams)
     is_over.set()
+    ended = Counter(code for codes in await asyncio.gather(*streams) for code in codes)
     await running
     assert load.failures == []
     assert set(ended) <= {StatusCode.OK, StatusCode.UNAVAILABLE}
-    _log.info("of %d streams %d broke", len(ended), ended.count(StatusCode.UNAVAILABLE))
+    assert ended[StatusCode.OK] > 0
+    # Each stream that ran on the replica broke once.
+    assert ended[StatusCode.UNAVAILABLE] <= NUM_STREAMS
+    _log.info("of %d streams %d broke", ended.total(), ended[StatusCode.UNAVAILABLE])
 
 
-async def _stream(deployment: Deployment) -> StatusCode:
-    """Return how one stream ended, that begins before the replica is killed and takes longer."""
+async def _stream(deployment: Deployment, is_over: Callable[[], bool]) -> list[StatusCode]:
+    """Return how one stream after the other ended."""
+    codes = []
     async with aio.insecure_channel(deployment.grpc) as channel:
         stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
-        try:
-            async for _ in stub.StreamSummarize(pb.StreamSummarizeRequest(text="word " * 190)):
-                pass
-        except aio.AioRpcError as error:
-            return error.code()
-        return StatusCode.OK
+        while not is_over():
+            try:
+                async for _ in stub.StreamSummarize(pb.StreamSummarizeRequest(text=LONG)):
+                    pass
+            except aio.AioRpcError as error:
+                codes.append(error.code())
+            else:
+                codes.append(StatusCode.OK)
+    return codes
 
 
 async def test_affinity_finds_more_adapters_than_chance_and_a_rolling_update_fails_none(deployment: Deployment) -> None:
@@ -273,7 +300,7 @@ async def test_affinity_finds_more_adapters_than_chance_and_a_rolling_update_fai
     _log.info("hit rate %.3f by adapter, %.3f by chance", affine, random_rate)
     # Requests that come independently for any of the adapters can be hits twice as often at the very most: together
     # the replicas hold 16 adapters instead of the same 8 twice.
-    assert affine > 1.5 * random_rate
+    assert affine > 1.4 * random_rate
 
 
 def _by_chance(settings: Settings) -> Any:

@@ -49,7 +49,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: pb.StreamSummarizeRequest, context: Context
     ) -> None:
         """See the ``.proto`` file."""
-        async with self._opened(request, request.request_id, request.text, context, apply_template=True) as generation:
+        async with self._opened(
+            request, request.request_id, request.text, context, apply_template=True, stream=True
+        ) as generation:
             async for delta, fields in _pieces(generation):
                 await self._write(context, pb.StreamSummarizeResponse(delta=delta, **fields))
 
@@ -66,7 +68,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> None:
         """See the ``.proto`` file."""
         async with self._opened(
-            request, request.request_id, request.prompt, context, apply_template=False
+            request, request.request_id, request.prompt, context, apply_template=False, stream=True
         ) as generation:
             async for delta, fields in _pieces(generation):
                 await self._write(context, pb.StreamGenerateResponse(delta=delta, **fields))
@@ -83,13 +85,22 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     @asynccontextmanager
     async def _opened(
-        self, message: InferenceMessage, given_id: str, text: str, context: Context, *, apply_template: bool
+        self,
+        message: InferenceMessage,
+        given_id: str,
+        text: str,
+        context: Context,
+        *,
+        apply_template: bool,
+        stream: bool = False,
     ) -> AsyncIterator[Generation]:
         request_id = given_id or new_request_id()
         remaining_s = context.time_remaining()
         deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
         async with answering(context, request_id):
-            request = generation_request(message, request_id, text, deadline_s, apply_template=apply_template)
+            request = generation_request(
+                message, request_id, text, deadline_s, apply_template=apply_template, stream=stream
+            )
             async with aclosing(await self._inference.open(principal_of(context), request)) as generation:
                 yield generation
 

@@ -54,7 +54,13 @@ class AnswerFields(TypedDict):
 
 
 def generation_request(
-    message: InferenceMessage, request_id: str, text: str, deadline_s: float | None, *, apply_template: bool
+    message: InferenceMessage,
+    request_id: str,
+    text: str,
+    deadline_s: float | None,
+    *,
+    apply_template: bool,
+    stream: bool = False,
 ) -> GenerationRequest:
     """Translate an inference request.
 
@@ -67,6 +73,7 @@ def generation_request(
         adapters=tuple(message.adapters),
         sampling=_sampling(message.sampling),
         apply_template=apply_template,
+        stream=stream,
         references=tuple(message.references),
         deadline_s=deadline_s,
         routing_key=message.routing_key,

@@ -89,6 +89,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def num_startable(self) -> int:
+        """Rows not yet started that need nothing but room, as far as is known before their adapters are asked for."""
+        return self._flood_limit.num_startable(self._waiting.counts()[0])
+
+    @property
     def num_running(self) -> int:
         """Rows in the batch or in the encoder that have not ended."""
         return sum(not row.ended for row in (*self._running, *self._encoding_rows()))

@@ -217,8 +217,8 @@ class StepLoop:
 
     def _admit(self, row: Row, now_s: float) -> bool:
         try:
-            # Only if others wait; this one was taken off the queue.
-            if row.request.deadline_s is not None and self._pace is not None and self._scheduler.num_waiting:
+            # Only if others would take its place; it was taken off the queue itself.
+            if row.request.deadline_s is not None and self._pace is not None and self._scheduler.num_startable:
                 self._pace.check_starting(row.request.deadline_s - now_s, row.num_tokens_left)
             return self.adapters.admit(row)
         except ResourceExhaustedError as error:

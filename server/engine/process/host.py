@@ -12,6 +12,7 @@ import pickle
 import socket
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 # How long what no output tells of may go untold, as that an adapter was brought up.
 _LOOK_S = 0.05
+# How long tokens that nobody waits for one by one are held: a message costs both processes more than what is in it.
+_HOLD_S = 0.02
 _STOP_S = 5.0
 
 
@@ -48,6 +51,8 @@ class _EngineHost:
         self._engine: Engine | None = None
         self._open: dict[int, str] = {}
         self._outputs: list[wire.Packed] = []
+        self._held: dict[int, tuple[int, ...]] = {}
+        self._hold: asyncio.TimerHandle | None = None
         self._answers: list[tuple[int, MedleyError | AdapterError | None]] = []
         self._is_due = self._is_over = False
         self._told: EngineStats | None = None
@@ -110,13 +115,23 @@ class _EngineHost:
             self._put(key, EngineOutput(finish_reason=FinishReason.ERROR, error=failure))
         else:
             self._open[key] = request.request_id
-            outputs.forward(partial(self._put, key))
+            outputs.forward(partial(self._put if request.stream else self._hold_back, key))
 
     def _put(self, key: int, output: EngineOutput) -> None:
         self._outputs.append(wire.pack(key, output))
         if output.finish_reason is not None:
             self._open.pop(key, None)
         self._report_soon()
+
+    def _hold_back(self, key: int, output: EngineOutput) -> None:
+        """Hold an output that is but tokens, to tell of it with those to come; all others are told of at once."""
+        held = self._held.pop(key, ()) + output.token_ids
+        if not wire.is_tokens(output):
+            self._put(key, replace(output, token_ids=held))
+            return
+        self._held[key] = held
+        if self._hold is None:
+            self._hold = asyncio.get_running_loop().call_later(_HOLD_S, self._report)
 
     async def _call(self, call: wire.Call) -> None:
         error: MedleyError | AdapterError | None = None
@@ -146,6 +161,11 @@ class _EngineHost:
         self._is_due = False
         if self._is_over:
             return
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+        self._outputs += self._held.items()
+        self._held.clear()
         stats = self._running().stats()
         if not stats.alive:
             _log.error("the engine died; its process ends")

@@ -106,9 +106,16 @@ class Report(NamedTuple):
     pace: Pace | None = None
 
 
+def is_tokens(output: EngineOutput) -> bool:
+    """Return whether an output is nothing but tokens."""
+    return not (
+        output.finish_reason is not None or output.queue_s is not None or output.logprobs or output.prompt_logprobs
+    )
+
+
 def pack(key: int, output: EngineOutput) -> Packed:
     """Return an output as it is sent."""
-    if output.finish_reason is None and output.queue_s is None and not output.logprobs and not output.prompt_logprobs:
+    if is_tokens(output):
         return key, output.token_ids
     rest = (output.logprobs, output.prompt_logprobs, output.finish_reason, output.error, output.queue_s)
     return key, output.token_ids, rest

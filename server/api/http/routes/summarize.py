@@ -29,6 +29,7 @@ class SummarizeBody(GenerationBody):
         request = GenerationRequest(
             request_id=request_id,
             text=self.text,
+            stream=self.stream,
             adapters=adapters,
             sampling=SamplingParams(**self.shared_sampling(), max_new_tokens=self.max_new_tokens),
             references=tuple(self.references),

@@ -129,6 +129,7 @@ class CompletionBody(OpenAIBody):
                 text=prompt if isinstance(prompt, str) else "",
                 prompt_token_ids=() if isinstance(prompt, str) else tuple(prompt),
                 echo=Echo.ONLY if is_only_echo else Echo.BEFORE if self.echo else Echo.NO,
+                stream=self.stream,
                 adapters=adapters,
                 sampling=sampling,
                 apply_template=False,

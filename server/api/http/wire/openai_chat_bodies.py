@@ -83,6 +83,7 @@ class ChatBody(OpenAIBody):
         request = GenerationRequest(
             request_id=request_id,
             conversation=self._conversation(),
+            stream=self.stream,
             adapters=adapters,
             sampling=self.sampling(longest, self._num_logprobs()),
             references=tuple(self.references),

@@ -7,6 +7,8 @@ import pytest
 from medley.v1 import inference_pb2
 from server.api.grpc.translate import generation_request
 from server.api.http.routes.summarize import SummarizeBody
+from server.api.http.wire.openai_bodies import CompletionBody
+from server.api.http.wire.openai_chat_bodies import ChatBody
 from server.core.errors import InvalidArgumentError
 from server.core.request import GenerationRequest
 from server.core.sampling import SamplingParams
@@ -31,6 +33,21 @@ def test_http_body_with_every_option_gives_the_parameters() -> None:
 def test_http_body_with_no_option_gives_the_defaults() -> None:
     body = SummarizeBody.model_validate({"text": "t"})
     assert body.requests("id", ("a",), 5.0) == (GenerationRequest("id", "t", adapters=("a",), deadline_s=5.0),)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_requests_say_whether_they_are_streamed(stream: bool) -> None:
+    chat = {"messages": [{"role": "user", "content": "t"}], "stream": stream}
+    bodies = [
+        SummarizeBody.model_validate({"text": "t", "stream": stream}),
+        CompletionBody.model_validate({"prompt": "t", "stream": stream}),
+        ChatBody.model_validate(chat),
+    ]
+    asked = [body.requests("id", (), None)[0] for body in bodies]
+    asked.append(
+        generation_request(inference_pb2.GenerateRequest(), "id", "t", None, apply_template=True, stream=stream)
+    )
+    assert [request.stream for request in asked] == [stream] * 4
 
 
 def test_grpc_message_with_every_field_gives_the_request() -> None:

@@ -20,6 +20,7 @@ from server.runtime.ray_checks import check_may_replicate
 from server.runtime.ray_replica import Replica, as_they_come, own_directory
 from server.settings import RayConfig, Settings
 from tests.fixtures.peft_files import lora_files
+from tests.fixtures.ray_stand_in import plain_scope
 
 PEER = "ipv4:192.0.2.7:40000"
 
@@ -40,25 +41,8 @@ async def replica(tmp_path: Path) -> AsyncIterator[Replica]:
     Replica.__del__ = lambda _: None  # type: ignore[method-assign,assignment] # Ray Serve does as much
 
 
-def _scope(method: str, path: str) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"content-type", b"application/json")],
-        "client": ("192.0.2.7", 40000),
-        "server": ("192.0.2.1", 8000),
-    }
-
-
 async def _http(replica: Replica, method: str, path: str, *parts: Any) -> tuple[int, bytes]:
-    messages = [message async for some in replica.http(_scope(method, path), parts or ([],)) for message in some]
+    messages = [message async for some in replica.http(plain_scope(method, path), parts or ([],)) for message in some]
     return messages[0]["status"], b"".join(message["body"] for message in messages[1:])
 
 
@@ -124,7 +108,7 @@ async def test_upload_comes_in_parts_and_is_seen_with_its_callers_address(replic
 
 async def test_caller_who_goes_away_frees_the_row(replica: Replica) -> None:
     body = json.dumps({"text": "long " * 40, "stream": True}).encode()
-    answers = replica.http(_scope("POST", "/v1/summarize"), [[body]])
+    answers = replica.http(plain_scope("POST", "/v1/summarize"), [[body]])
     await anext(answers)
     await anext(answers)
     assert replica._running.stats.num_running == 1

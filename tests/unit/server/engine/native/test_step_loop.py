@@ -97,6 +97,21 @@ def test_row_that_waited_too_long_is_not_started_where_others_wait(engine: Engin
     assert engine.loop._waiting.num == 0
 
 
+def test_row_with_little_time_left_is_started_where_only_a_held_flood_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = SimulatedSteps(monkeypatch, StepCost(STEP_S), max_num_seqs=8, max_flood_rows=2)
+    for number in range(40):
+        engine.ask(f"flood-{number}", Asked(0, "flood", 10, NUM_TOKENS))
+    for turn in range(12):
+        engine.ask(f"before-{turn}", Asked(0, "light", 10, NUM_TOKENS))
+        engine.step(ANSWER_STEPS)
+    engine.step()  # the flood has as many rows as it may again
+    assert engine.loop.stats.pace is not None
+    assert engine.loop._waiting.num > 0
+    engine.ask("light", Asked(0, "light", 10, NUM_TOKENS, time_left_s=STEP_S / 2))
+    engine.step(2)
+    assert "light" in engine.order
+
+
 def test_row_whose_deadline_passed_in_the_queue_is_never_prefilled(engine: Engine) -> None:
     for number in range(NUM_SEATS):
         engine.get(str(number))
