@@ -14,8 +14,9 @@ NAMES_THAT_EXPLAIN_NOTHING = {"utils", "util", "helpers", "helper", "common", "m
 UNSAFE_FORMATS = {".bin", ".pt", ".pth", ".pkl", ".pickle"}
 MAY_READ_ENVIRONMENT = {
     *("server/settings.py", "training/cli.py"),
-    # vLLM is told some things by the environment only, and its processes inherit it: written here, not read.
+    # vLLM and Ray are told some things by the environment only, and their processes inherit it: written here, not read.
     *("server/engine/vllm/launch.py", "server/engine/vllm/engine_process.py", "benchmarks/vllm_servers.py"),
+    "server/runtime/ray_local.py",
     # Runs in those processes, and looks whether they are ours.
     "server/engine/vllm/plugin.py",
 }
