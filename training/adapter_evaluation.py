@@ -14,9 +14,11 @@ from adapters.strict_json import parse_object
 from training.answers import FolderAnswers
 from training.base_model import base_folder
 from training.errors import EvaluationError
+from training.evaluate import lead_3
 from training.evaluation import EvaluationCase, EvaluationOptions, EvaluationResult, score_systems
 
 BASE = "base"
+LEAD_3 = "lead-3"
 
 
 def evaluate_adapters(
@@ -28,7 +30,7 @@ def evaluate_adapters(
     """Let the base and each system of adapters answer all cases, and score them.
 
     Each is asked through its own prompt template, as the server would; the base gets the first system's prompts, so
-    that the adapter is the only difference.
+    that the adapter is the only difference. The last system is LEAD-3, which takes no model at all.
 
     Args:
         base: the base's folder or hub id.
@@ -37,15 +39,15 @@ def evaluate_adapters(
         options: how; the defaults if None.
 
     Raises:
-        EvaluationError: no cases, a system called `base`, or an answer cannot be had as asked.
+        EvaluationError: no cases, a system called `base` or `lead-3`, or an answer cannot be had as asked.
         TrainingConfigError: no such base.
         AdapterError: an adapter's files are broken, or of another base.
         ValueError: a case has no references.
     """
     if not cases:
         raise EvaluationError("there are no cases to evaluate on")
-    if BASE in adapters:
-        raise EvaluationError(f"{BASE!r} is what the base itself is called; give the adapter another name")
+    for taken in {BASE, LEAD_3} & set(adapters):
+        raise EvaluationError(f"the report has a row {taken!r} of its own; give the adapter another name")
     options = options or EvaluationOptions()
     templates = {name: prompt_template(base, folders) for name, folders in adapters.items()}
     first = next(iter(templates.values()), None) or prompt_template(base, ())
@@ -54,6 +56,7 @@ def evaluate_adapters(
         for name, folders in {BASE: (), **adapters}.items():
             prompts = [render(templates.get(name, first), case.source) for case in cases]
             predictions[name] = answers.answer(folders, prompts)
+    predictions[LEAD_3] = [lead_3(case.source) for case in cases]
     return score_systems(predictions, cases, options)
 
 

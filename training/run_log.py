@@ -128,7 +128,7 @@ class MlFlow:
         """Begin the run.
 
         Raises:
-            TrainingConfigError: MLflow is not installed.
+            TrainingConfigError: MLflow is not installed, or does not take the URI.
         """
         try:
             import mlflow
@@ -136,9 +136,12 @@ class MlFlow:
             raise TrainingConfigError(_MLFLOW_NEEDED) from error
         self._mlflow = mlflow
         mlflow.set_tracking_uri(config.mlflow)
-        mlflow.set_experiment("medley")
-        mlflow.start_run(run_name=title)
-        mlflow.log_params(vars(config))
+        try:
+            mlflow.set_experiment("medley")
+            mlflow.start_run(run_name=title)
+            mlflow.log_params(vars(config))
+        except mlflow.exceptions.MlflowException as error:
+            raise TrainingConfigError(f"loop.mlflow: MLflow does not take {config.mlflow}: {error}") from error
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Note the figures of a step."""

@@ -41,7 +41,7 @@ def test_eval_adapters_writes_the_report_of_base_and_adapter(tmp_path, recipe, t
     result = _run(tmp_path, recipe, tiny_data, "--adapter", f"tickets={tickets}", "--num", "2")
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert [system["name"] for system in written["systems"]] == ["base", "tickets"]
+    assert [system["name"] for system in written["systems"]] == ["base", "tickets", "lead-3"]
     assert len(written["cases"]) == 2
     assert "20 tickets" in (tmp_path / "report" / "report.md").read_text()
 

@@ -138,11 +138,12 @@ def test_evaluate_adapters_asks_everyone_with_the_adapters_template(tiny_base, t
         lambda self, adapters, prompts: asked.append((adapters, prompts)) or answer(self, adapters, prompts),
     )
     result = evaluate_adapters(tiny_base, {"tickets": [tickets]}, cases(), EvaluationOptions(max_new_tokens=4))
-    assert [system.name for system in result.systems] == ["base", "tickets"]
+    assert [system.name for system in result.systems] == ["base", "tickets", "lead-3"]
     # Fresh from PEFT a LoRA changes nothing, and both read the same prompts.
     assert result.systems[0].predictions == result.systems[1].predictions
     assert [prompts[0] for _, prompts in asked] == [f"How many? {DIALOGUE}"] * 2
     assert result.systems[1].beside_base["rouge1_best"].value == 0.0
+    assert result.systems[2].predictions[0] == " ".join(DIALOGUE.split("\n")[:3])
 
 
 def test_prompt_template_is_the_weight_adapters_then_the_prompts_then_the_bases(tmp_path, tiny_base, tickets):
@@ -167,5 +168,6 @@ def test_evaluate_adapters_of_no_cases_or_a_taken_name_is_refused(tiny_base, tic
 
     with pytest.raises(EvaluationError, match="no cases"):
         evaluate_adapters(tiny_base, {}, [])
-    with pytest.raises(EvaluationError, match="another name"):
-        evaluate_adapters(tiny_base, {"base": [tickets]}, cases())
+    for taken in ("base", "lead-3"):
+        with pytest.raises(EvaluationError, match="another name"):
+            evaluate_adapters(tiny_base, {taken: [tickets]}, cases())

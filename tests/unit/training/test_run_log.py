@@ -20,6 +20,10 @@ def _log(folder, first_step=0, **changes):
     return RunLog(RunFolder(folder), LoopConfig(**({"tensorboard": False} | changes)), "tickets", first_step)
 
 
+def _mlflow(**functions):
+    return SimpleNamespace(exceptions=SimpleNamespace(MlflowException=RuntimeError), **functions)
+
+
 def _scalars(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -62,7 +66,7 @@ def test_run_log_without_mlflow_says_what_to_install(tmp_path, monkeypatch):
 def test_run_log_with_mlflow_writes_there(tmp_path, monkeypatch):
     calls = []
     names = ("set_tracking_uri", "set_experiment", "start_run", "log_params", "log_metrics", "end_run")
-    fake = SimpleNamespace(**{name: lambda *a, _n=name, **k: calls.append((_n, a, k)) for name in names})
+    fake = _mlflow(**{name: lambda *a, _n=name, **k: calls.append((_n, a, k)) for name in names})
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     with _log(tmp_path, mlflow="http://127.0.0.1:5000") as log:
         log.write(3, {"loss": 1.5})
@@ -70,6 +74,16 @@ def test_run_log_with_mlflow_writes_there(tmp_path, monkeypatch):
     assert calls[0][1] == ("http://127.0.0.1:5000",)
     assert calls[2][2] == {"run_name": "tickets"}
     assert calls[4][1:] == (({"loss": 1.5},), {"step": 3})
+
+
+def test_run_log_mlflow_refuses_the_uri_says_so(tmp_path, monkeypatch):
+    def refuse(name):
+        raise RuntimeError("folders are not supported")
+
+    fake = _mlflow(set_tracking_uri=lambda uri: None, set_experiment=refuse)
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    with pytest.raises(TrainingConfigError, match=r"does not take mlruns: folders are not supported"):
+        _log(tmp_path, mlflow="mlruns")
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
