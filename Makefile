@@ -8,7 +8,7 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 KERNELS := $(wildcard server/engine/native/kernels/*.cpp server/engine/native/kernels/*.h)
 
-.PHONY: install install-vllm demo serve test test-fast test-slow test-torch test-vllm check fmt protos console bench gpu clean
+.PHONY: install install-vllm demo serve test test-fast test-slow test-torch test-vllm chaos check fmt protos console bench gpu clean
 
 install: $(INSTALLED)
 
@@ -43,6 +43,10 @@ test-fast: install
 # Whole servers: killed, flooded, in pairs, called with whatever comes to mind.
 test-slow: install
 	$(BIN)/python -m pytest -q --numprocesses auto -m "slow and not torch and not gpu and not vllm"
+
+# Faults: kills, a full disk, a store gone silent, a clock that jumps. Ends with a table of what each did.
+chaos: install
+	$(BIN)/python -m pytest -q -m chaos
 
 test-torch: install
 	$(BIN)/python -m pytest -q -m "torch and not gpu and not vllm"

@@ -137,7 +137,9 @@ class StepOutput:
     Attributes:
         token_ids: One token per row of the batch, or :data:`NOT_FINITE`.
         logprobs: Row index → log-probabilities of its token, for the rows that asked.
+        unplaced: Rows for whose share of the encoder's work there was no memory; their tokens mean nothing.
     """
 
     token_ids: tuple[int, ...]
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
+    unplaced: tuple[Row, ...] = ()

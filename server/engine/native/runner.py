@@ -6,14 +6,15 @@ made once per composition of the batch and reused while it stays. Knows no queue
 Legend: B rows, T packed encoder tokens, P virtual tokens, D width.
 """
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from server.engine.native.adapter_payload import AdapterPayload, Payloads, weight_adapter, weight_digest
-from server.engine.native.batch import NOT_FINITE, Batch, Row, StepOutput
+from server.engine.native.batch import NOT_FINITE, Batch, EncodeShare, Row, StepOutput
 from server.engine.native.decoder_attention import DecoderStep
 from server.engine.native.families.seq2seq import Seq2SeqModel
 from server.engine.native.layers.attention import runs_of
@@ -24,6 +25,8 @@ from server.engine.native.layers.weight_adapter import AdapterDelta, AdapterStac
 from server.engine.native.prefill import Prefill
 from server.engine.native.sampler import sample
 from server.engine.native.sampling_plan import SamplingPlan, plan_sampling
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,7 @@ class Runner:
         """Run one step of a batch that is not empty."""
         for source, target in batch.moves:
             self._move(source, target, batch.rows[target])
-        for share in batch.shares:
-            self._prefill.encode(share)
+        unplaced = [row for share in batch.shares if not self._encode(share) for row in share.rows]
         if batch.num_new:
             joined = slice(len(batch.rows) - batch.num_new, len(batch.rows))
             self._history[joined] = self._model.config.decoder_start_token_id
@@ -109,7 +111,7 @@ class Runner:
         for index, token_id in enumerate(output.token_ids):
             if token_id == NOT_FINITE:
                 self._cache.clear(index)
-        return output
+        return replace(output, unplaced=tuple(unplaced)) if unplaced else output
 
     @torch.inference_mode()
     def reset(self) -> None:
@@ -137,6 +139,18 @@ class Runner:
         step = DecoderStep(start, position, num_prefix + 1, length, len(x_TD), None)
         logits_BV = self._model.decode(step, probe_cache, _whole(payload, 1))
         return bool(logits_BV.isfinite().all())
+
+    def _encode(self, share: EncodeShare) -> bool:
+        """Do a share of the encoder's work; return whether there was memory for it."""
+        try:
+            self._prefill.encode(share)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            _log.warning("no memory for a share of %d rows in the encoder; they are refused", len(share.rows))
+            self._prefill.reset()
+            return False
+        return True
 
     def _move(self, source: int, target: int, row: Row) -> None:
         self._cache.move(source, target, num_encoder=row.num_encoder_tokens, num_decoder=row.num_decoder_tokens)
@@ -186,3 +200,8 @@ class Runner:
 
 def _whole(payload: AdapterPayload, num_rows: int) -> AdapterDelta | None:
     return segment_delta([(0, num_rows, payload)]) if isinstance(payload, WeightAdapter) else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU torch raises a plain RuntimeError, known by its words alone.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from server.core.errors import InternalError, MedleyError
+from server.core.errors import InternalError, MedleyError, ResourceExhaustedError
 from server.core.outputs import FinishReason
 from server.engine.base import EngineOutput
 from server.engine.native.batch import NOT_FINITE, Batch, EncodeShare, Row, StepOutput
@@ -131,11 +131,16 @@ class Scheduler:
 
     def update(self, batch: Batch, output: StepOutput) -> list[RowOutput]:
         """Record the step's tokens and return what each row has to say; rows ended meanwhile say nothing."""
-        return [
+        refused = self._refuse(output.unplaced) if output.unplaced else []
+        return refused + [
             (row, self._advance(row, token_id, output))
             for row, token_id in zip(batch.rows, output.token_ids, strict=True)
             if not row.ended
         ]
+
+    def _refuse(self, rows: Iterable[Row]) -> list[RowOutput]:
+        words = "there is no memory for this request now; send it again later, or a shorter one"
+        return self.end(rows, FinishReason.ERROR, ResourceExhaustedError(words))
 
     def _close_gaps(self) -> list[tuple[int, int]]:
         num_before = len(self._running)

@@ -29,6 +29,7 @@ from server.engine.base import EngineOutput, EngineRequest, ResolvedAdapter  # n
 from server.engine.native import step_loop  # noqa: E402
 from server.engine.native.batch import Batch, EncodeShare, StepOutput  # noqa: E402
 from server.engine.native.engine import NativeEngine, NativeEngineConfig, _answer  # noqa: E402
+from server.engine.native.prefill import Prefill  # noqa: E402
 from tests.fixtures.floods import check_flood_gives_way  # noqa: E402
 from tests.fixtures.t5_models import (  # noqa: E402
     LORAS,
@@ -178,6 +179,31 @@ async def test_adapter_whose_product_overflows_fails_its_rows_alone_with_one_err
         assert "not finite" in failed[0].error.message
     assert [tokens(ends[i]) for i in (1, 2, 4)] == [tokens(each) for each in alone]
     assert all(len(tokens(each)) == 6 for each in alone)
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+async def test_prefill_without_memory_refuses_its_row_and_others_run_on(
+    engine: NativeEngine, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    encode = Prefill.encode
+
+    def short_of_memory(prefill: Prefill, share: EncodeShare) -> None:
+        encode(prefill, share)
+        if any(row.request.request_id == "large" for row in share.rows):
+            if where == "cuda":
+                raise torch.OutOfMemoryError
+            torch.empty(1 << 60)
+
+    monkeypatch.setattr(Prefill, "encode", short_of_memory)
+    alone = tokens(await read(engine.submit(ask("alone", max_new_tokens=100))))
+    running = engine.submit(ask("running", max_new_tokens=100))
+    first = await anext(running)
+    (refused,) = await read(engine.submit(ask("large")))
+    assert refused.finish_reason is FinishReason.ERROR
+    assert refused.error is not None
+    assert refused.error.code is ErrorCode.RESOURCE_EXHAUSTED
+    assert [*first.token_ids, *tokens(await read(running))] == alone
+    assert tokens(await read(engine.submit(ask("after", max_new_tokens=100)))) == alone
 
 
 async def test_check_adapter_not_finite_is_refused_beside_running_rows(

@@ -7,16 +7,18 @@ import asyncio
 import json
 import logging
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.fixtures.faults import Fault, RecordFault
 from tests.fixtures.postgres import running_postgres
 from tests.fixtures.server_process import ServerProcess
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(900)]
 _log = logging.getLogger(__name__)
 
 NUM_CALLERS = 4
@@ -72,7 +74,9 @@ async def base_figures(server: ServerProcess) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("store_texts", [False, True], ids=["hashes", "texts"])
-async def test_killed_server_keeps_every_acknowledged_reference(tmp_path: Path, *, store_texts: bool) -> None:
+async def test_killed_server_keeps_every_acknowledged_reference(
+    tmp_path: Path, record_fault: RecordFault, *, store_texts: bool
+) -> None:
     settings, draws = settings_of(store_texts=store_texts), random.Random(3)
     server = ServerProcess(tmp_path / "server", settings, start_timeout_s=PATIENCE_S)
     feedback = Feedback(server)
@@ -87,13 +91,23 @@ async def test_killed_server_keeps_every_acknowledged_reference(tmp_path: Path, 
             await asyncio.sleep(draws.random() / 4)
             server.kill()
             await calling
+            begun_s = time.monotonic()
             await server.start()
+            start_s = time.monotonic() - begun_s
             kept = await base_figures(server)
             assert kept["num_scored"] >= len(feedback.acknowledged)
         assert kept["num_finished"] >= kept["num_scored"]
     finally:
         server.kill()
     _log.info("%d acknowledged, %d kept", len(feedback.acknowledged), kept["num_scored"])
+    record_fault(
+        Fault(
+            f"kill -9 of the server, {NUM_KILLS} times amid feedback, {'texts' if store_texts else 'hashes'} kept",
+            sent=f"{len(feedback.acknowledged)} references acknowledged",
+            lost="none of them",
+            recovered_s=start_s,
+        )
+    )
 
 
 async def test_two_servers_on_one_database_keep_one_account(tmp_path: Path) -> None:
