@@ -43,15 +43,13 @@ class SplitConfig:
     """How the training split is divided: by a hash of each source text, salted with `seed`.
 
     `held_out_percent` of it chooses the checkpoint (at most `num_held_out` a source; 0 means all), and
-    `validation_percent` is measured on where a source has no validation split of its own. `match` says which texts are
-    one and the same: `normalised`, or `exact` as the adapters that ship were split.
+    `validation_percent` is measured on where a source has no validation split of its own.
     """
 
     seed: str = "medley"
     held_out_percent: float = 3.0
     num_held_out: int = 96
     validation_percent: float = 0.0
-    match: str = "normalised"
 
 
 @dataclass(frozen=True)

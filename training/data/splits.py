@@ -12,8 +12,6 @@ import unicodedata
 from training.data.config import SplitConfig
 from training.errors import TrainingConfigError
 
-MATCHES = ("normalised", "exact")
-
 
 def normalise(text: str) -> str:
     """Return what two texts share that are the same but for case, spacing and Unicode form (NFKC).
@@ -49,10 +47,8 @@ class Splitter:
         """Check the configuration.
 
         Raises:
-            TrainingConfigError: an unknown `match`, or percentages that leave nothing to learn from.
+            TrainingConfigError: percentages that leave nothing to learn from.
         """
-        if config.match not in MATCHES:
-            raise TrainingConfigError(f"data.split.match is one of {', '.join(MATCHES)}, not {config.match!r}")
         shares = (config.held_out_percent, config.validation_percent)
         if min(shares) < 0 or max(shares) >= 100:
             raise TrainingConfigError(f"data.split percentages lie in [0, 100), not {shares[0]:g} and {shares[1]:g}")
@@ -64,7 +60,7 @@ class Splitter:
         Raises:
             Nothing.
         """
-        return source if self._config.match == "exact" else normalise(source)
+        return normalise(source)
 
     def is_validation(self, key: str) -> bool:
         """Say whether a text of a source without a validation split is measured on rather than learned.
@@ -88,5 +84,4 @@ class Splitter:
         Raises:
             Nothing.
         """
-        # The adapters that ship kept the first of the file.
-        return 0.0 if self._config.match == "exact" else share_of(key, self._config.seed)
+        return share_of(key, self._config.seed)

@@ -8,21 +8,20 @@ import pytest
 
 import training.config
 from training.config import load_adapter_recipe
-from training.data.config import DataConfig, DataFile, DataSource, SplitConfig
 from training.data.examples import check_data, load_examples
 from training.methods import METHODS
 
 CONFIGS = Path(training.config.__file__).parent / "configs"
 CORPORA = Path(__file__).parents[4].parent / "shared" / "data"
-# Name: examples learned, chosen by and measured on, and the digest of all their texts before sources had a config.
+# Name: examples learned, chosen by and measured on, and the digest of all their texts.
 PARTS = {
-    "dialogsum": {"train": (12068, "819c60cbb6d15b3f"), "held_out": (96, "ca5397a585b76da1"),
+    "dialogsum": {"train": (11856, "f297d3eb89b1c76e"), "held_out": (94, "ebdabf0ebf88a7d6"),
                   "validation": (500, "b02057c7d8e7b7b4")},
-    "dialogsum-topic": {"train": (12068, "b43d8395082b1d68"), "held_out": (360, "c38399f910b769e0"),
+    "dialogsum-topic": {"train": (11856, "e80f9f63a33c94a5"), "held_out": (349, "13292cf6952b3b41"),
                         "validation": (500, "9e95055642cdef99")},
-    "tweetsumm": {"train": (801, "cf5549fc70af52dc"), "held_out": (78, "256b3812449617bc"),
+    "tweetsumm": {"train": (762, "aa6badaef568ca58"), "held_out": (68, "6ec94d5b6c18c520"),
                   "validation": (110, "abe566dcfcb2b282")},
-    "clinic-note": {"train": (1144, "109174a3b928f714"), "held_out": (57, "39e7e2c7e77cd349"),
+    "clinic-note": {"train": (1123, "a1ab0bf6ade87ec9"), "held_out": (67, "3644638b4c150bb0"),
                     "validation": (100, "e04cd65498b946ba")},
 }  # fmt: skip
 
@@ -47,26 +46,6 @@ def test_load_examples_shipped_recipe_gives_the_pairs_it_was_trained_on(name):
 def test_check_data_dialogsum_reports_the_validation_dialogues_that_are_learned():
     data = _recipe("dialogsum").data
     leaks = check_data(data, CORPORA).leaks
-    # Of 33 in the training split, 3 are among the held out that are not used.
-    assert sum(leak.reason == "the same text" for leak in leaks) == 30
+    # Of 33 in the training split, one is among the held out that are not used.
+    assert sum(leak.reason == "the same text" for leak in leaks) == 32
     assert _recipe("dialogsum-prompt").data == data
-
-
-def test_load_examples_exact_match_splits_as_the_adapters_that_ship_were_split(write_rows):
-    rows = [
-        {"text": f"Talk {n % 250}" if n % 2 else f"TALK {n % 250}", "answer": f"a{n}"}
-        | {"split": "train" if n < 280 else "validation"}
-        for n in range(300)
-    ]
-    source = DataSource("s", "MIT", (DataFile("rows.jsonl"),), {"text": "text", "references": "answer"})
-    split = SplitConfig("salt", held_out_percent=20.0, num_held_out=10, match="exact")
-    splits = load_examples(DataConfig((source,), split, on_contamination="allow"), write_rows(rows))
-
-    def is_chosen(text):
-        return int.from_bytes(hashlib.sha256(f"salt:{text}".encode()).digest()[:8], "big") / 2**64 < 0.2
-
-    learned = [row["answer"] for row in rows[:280] if not is_chosen(row["text"])]
-    chosen = [row["answer"] for row in rows[:280] if is_chosen(row["text"])]
-    assert [case.references[0] for case in splits.train] == learned
-    assert [case.references[0] for case in splits.held_out] == chosen[:10]
-    assert [case.references[0] for case in splits.validation] == [row["answer"] for row in rows[280:]]

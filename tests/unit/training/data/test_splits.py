@@ -89,9 +89,7 @@ def test_splits_records_of_other_splits_are_counted_not_read(tmp_path):
     assert splits.report.sources[0].num_other_splits == 1
 
 
-def test_splitter_unknown_match_or_share_is_refused():
-    with pytest.raises(TrainingConfigError, match="match"):
-        Splitter(SplitConfig(match="fuzzy"))
+def test_splitter_impossible_share_is_refused():
     with pytest.raises(TrainingConfigError, match="percentages"):
         Splitter(SplitConfig(held_out_percent=100.0))
 
