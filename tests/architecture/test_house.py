@@ -16,6 +16,8 @@ MAY_READ_ENVIRONMENT = {
     *("server/settings.py", "training/cli.py"),
     # vLLM is told some things by the environment only, and its processes inherit it: written here, not read.
     *("server/engine/vllm/launch.py", "server/engine/vllm/engine_process.py", "benchmarks/vllm_servers.py"),
+    # So is Ray.
+    "server/runtime/ray_local.py",
     # Runs in those processes, and looks whether they are ours.
     "server/engine/vllm/plugin.py",
 }
