@@ -75,20 +75,29 @@ def test_summarize_without_one_text_fails(fake: ScriptedServer, arguments: list[
 
 def test_serve_passes_on_what_was_given_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(server.cli.serve, "_run_server", lambda config, given: calls.append((config, given)))
+    monkeypatch.setattr(
+        server.cli.serve, "_run_server", lambda config, given, *, on_ray: calls.append((config, given, on_ray))
+    )
     options = ["--port", "0", "--engine", "fake", "--data-dir", "d", "--max-model-len", "512"]
     CliRunner().invoke(server.cli.app, ["serve", *options])
     CliRunner().invoke(
         server.cli.app,
         [
             "serve",
-            *("--registry-url", "postgresql+psycopg://db/medley", "--store-url", "s3://bucket", "--allow-open"),
+            *(
+                "--registry-url",
+                "postgresql+psycopg://db/medley",
+                "--store-url",
+                "s3://bucket",
+                "--allow-open",
+                "--ray",
+            ),
             *("--tls-cert", "cert.pem", "--tls-key", "key.pem", "--tls-client-ca", "ca.pem"),
         ],
     )
     files = {"cert_file": Path("cert.pem"), "key_file": Path("key.pem"), "client_ca_file": Path("ca.pem")}
     assert calls == [
-        (None, {"port": 0, "data_dir": Path("d"), "engine": {"name": "fake", "max_model_len": 512}}),
+        (None, {"port": 0, "data_dir": Path("d"), "engine": {"name": "fake", "max_model_len": 512}}, False),
         (
             None,
             {
@@ -97,6 +106,7 @@ def test_serve_passes_on_what_was_given_and_nothing_else(monkeypatch: pytest.Mon
                 "tls": files,
                 "access": {"allow_open": True},
             },
+            True,
         ),
     ]
 
