@@ -145,13 +145,16 @@ class _Measuring:
         plan = self._plan
         scenario = self._scenario(WireProtocol.GRPC, _PATIENT_S)
         scenario = replace(scenario, arrivals=ClosedLoop(num_users=plan.num_users))
-        records = await self._sent(scenario, 0)
-        latencies_ms = [(each.ended_s - each.sent_s) * 1e3 for each in records if each.outcome is Outcome.COMPLETED]
-        if not latencies_ms:
-            raise RuntimeError(f"no request was answered: {records[:1]}")
-        ended_s = [each.ended_s for each in records if each.outcome is Outcome.COMPLETED]
-        capacity = sum(end_s <= plan.seconds for end_s in ended_s) / plan.seconds
-        return OverloadResult(capacity, plan.slo_factor * float(np.median(latencies_ms)))
+        # What was answered in the measured time, whenever it was sent: users are always at it.
+        answered = [
+            each
+            for each in await self._all_sent(scenario, 0)
+            if each.outcome is Outcome.COMPLETED and 0 <= each.ended_s < plan.seconds
+        ]
+        if not answered:
+            raise RuntimeError(f"no request was answered within {plan.seconds:g} s; give --seconds more")
+        median_ms = float(np.median([(each.ended_s - each.sent_s) * 1e3 for each in answered]))
+        return OverloadResult(len(answered) / plan.seconds, plan.slo_factor * median_ms)
 
     async def load(self, protocol: WireProtocol, load: float, result: OverloadResult) -> LoadRun:
         scenario = self._scenario(protocol, result.slo_ms / 1e3, load * result.capacity)
@@ -192,11 +195,14 @@ class _Measuring:
 
     async def _sent(self, scenario: Scenario, tenant: int) -> list[RequestRecord]:
         """Send a scenario as a tenant and return what became of the requests after the warm-up."""
+        return [record for record in await self._all_sent(scenario, tenant) if is_measured(record)]
+
+    async def _all_sent(self, scenario: Scenario, tenant: int) -> list[RequestRecord]:
         records: list[RequestRecord] = []
         shares = deal(scenario)
         async with create_senders(shares, scenario.target, self._credentials[tenant], records.append) as senders:
             await senders.run(asyncio.get_running_loop().time() + _LEAD_S + scenario.warm_up.duration_s)
-        return [record for record in records if is_measured(record)]
+        return records
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -71,7 +71,7 @@ def test_json_and_picture_have_every_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_caller_is_measured_beside_a_flood_on_the_shipped_base(tmp_path: Path) -> None:
     figures = tmp_path / "overload.json"
-    main(["overload", "--quick", "--seconds", "2", "--part", "flood", "--json", str(figures)])
+    main(["overload", "--quick", "--seconds", "5", "--part", "flood", "--json", str(figures)])
     document = json.loads(figures.read_text())
     assert document["capacity"] > 0
     assert [(each["protocol"], each["num_light"] > 0) for each in document["floods"]] == [
