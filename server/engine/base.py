@@ -73,12 +73,12 @@ class EngineRequest:
         sampling: How to choose tokens; stop strings are the service's business and are ignored here.
         weight_adapter: Adapter that changes the base's layers, or None.
         soft_prompt: Soft prompt or prefix, or None.
-        stream: Whether its outputs are waited for one by one; else those between the first and the last may come a
-            little later, several as one.
         deadline_s: Monotonic time at which the row ends with ``deadline``, or None.
         tenant: Whose request it is: an engine that queues by itself shares its work out among those who wait. Says
             nothing of who that is.
         priority: Its class in the queue: the smaller, the earlier.
+        stream: Whether its outputs are waited for one by one; else those between the first and the last may come a
+            little later, several as one.
     """
 
     request_id: str
@@ -86,10 +86,10 @@ class EngineRequest:
     sampling: SamplingParams
     weight_adapter: ResolvedAdapter | None = None
     soft_prompt: ResolvedAdapter | None = None
-    stream: bool = True
     deadline_s: float | None = None
     tenant: str = ""
     priority: int = 0
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
