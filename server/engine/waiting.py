@@ -134,14 +134,12 @@ class WaitingCounts:
 
 def queue_is_full(max_num: int) -> ResourceExhaustedError:
     """Return what is answered to whoever finds no place."""
-    return ResourceExhaustedError(
-        f"the queue of {max_num} requests is full; try again later", refusal=Refusal.QUEUE_FULL
-    )
+    return ResourceExhaustedError(f"the queue is full ({max_num} waiting); try again later", refusal=Refusal.QUEUE_FULL)
 
 
 def gave_way(max_num: int) -> ResourceExhaustedError:
     """Return what is answered to whoever has to give up his place."""
     return ResourceExhaustedError(
-        f"the queue of {max_num} requests is full, and this one gave way to another; try again later",
+        f"the queue is full ({max_num} waiting), and this request gave way to another; try again later",
         refusal=Refusal.GAVE_WAY,
     )
