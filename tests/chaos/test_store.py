@@ -35,16 +35,17 @@ async def test_store_away_serves_what_is_at_hand_and_recovers(
         async with CutLine(place.hostname or "", place.port or 0) as line:
             patience = {"connect_timeout": 0.2, "read_timeout": 0.2}  # else 5 and 20
             options = {**s3.options, "endpoint_url": f"http://127.0.0.1:{line.port}", "config_kwargs": patience}
-            # Room for one copy on the local disk and one adapter in the engine: the other one is in the store alone.
-            store = {"url": s3.new_bucket(), "options": options, "max_local_bytes": SIZE_BYTES * 3 // 2}
+            # Room for two copies on the local disk: the first version is in the store alone, and the second gives way
+            # to what is uploaded later, not the one that is asked for all the time.
+            store = {"url": s3.new_bucket(), "options": options, "max_local_bytes": SIZE_BYTES * 5 // 2}
             server = ServerProcess(tmp_path, {"store": store, "engine": {"max_loras": 1, "step_time_s": 0.001}})
             traffic = Traffic([server], ["adapter@stable"], num_callers=4, think_s=0.01, seed=1)
             await server.start()
             try:
                 async with ChangeClient(server.http, server.grpc) as client, asyncio.TaskGroup() as group:
-                    for seed in (2, 1):
+                    for seed in (3, 2, 1):
                         await client.send(upload(seed))
-                    await client.send(Change(Kind.PROMOTE, "adapter", "promote", "http", version=2, alias="stable"))
+                    await client.send(Change(Kind.PROMOTE, "adapter", "promote", "http", version=3, alias="stable"))
                     group.create_task(traffic.run(stop))
                     await traffic.until_served(NUM_ANSWERS)
                     await line.become(state)
@@ -53,7 +54,7 @@ async def test_store_away_serves_what_is_at_hand_and_recovers(
                     await traffic.until_served(NUM_ANSWERS)
                     await line.become(LineState.OPEN)
                     begun_s = time.monotonic()
-                    await client.send(upload(3))
+                    await client.send(upload(4))
                     await client.ask(["adapter:1"])
                     recovered_s = time.monotonic() - begun_s
                     stop.set()
@@ -88,5 +89,5 @@ async def refusal(server: ServerProcess, protocol: WireProtocol) -> str:
 
 async def refused_upload(client: ChangeClient) -> str:
     with pytest.raises(Refused) as caught:
-        await client.send(upload(3))
+        await client.send(upload(4))
     return caught.value.code

@@ -59,8 +59,8 @@ def test_neighbours_of_the_shipped_prompt_are_real_words(tmp_path):
 
     report = run(NeighboursConfig(), StudyPlaces(tmp_path, tmp_path / "out")).read_text()
     assert "still lie nearer to the word they began as" not in report
-    assert "| 19 |" in report
-    assert "| 20 |" not in report
+    assert "| 59 |" in report
+    assert "| 60 |" not in report
 
 
 def test_neighbours_of_a_lora_are_refused(tmp_path):
