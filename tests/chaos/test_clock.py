@@ -16,7 +16,7 @@ from tests.fixtures.adapter_changes import Change, Kind
 from tests.fixtures.change_clients import ChangeClient, Refused
 from tests.fixtures.faults import Fault, RecordFault
 from tests.fixtures.server_process import ServerProcess
-from tests.fixtures.traffic import Traffic
+from tests.fixtures.traffic import Traffic, under_traffic
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,32 +47,29 @@ class Clock:
 
 
 async def test_wall_clock_jumps_under_load_nothing_fails(tmp_path: Path, record_fault: RecordFault) -> None:
-    clock, stop, num_swept = Clock(tmp_path), asyncio.Event(), 0
+    clock, num_swept = Clock(tmp_path), 0
     server = ServerProcess(tmp_path / "server", SETTINGS, environment=clock.environment)
     traffic = Traffic([server], ["adapter@stable"], num_callers=8, think_s=0.01, seed=1)
     await server.start()
     try:
-        async with ChangeClient(server.http, server.grpc, pause_s=0.05) as client, asyncio.TaskGroup() as group:
+        async with ChangeClient(server.http, server.grpc, pause_s=0.05) as client:
             first = await upload(client, 0)
             assert first is not None
             await promote(client, first)
-            group.create_task(traffic.run(stop))
-            for index, shift_s in enumerate(JUMPS_S, start=1):
-                # The jump falls into the middle of an upload, whose body comes in slow pieces.
-                uploading = group.create_task(upload(client, index))
-                await asyncio.sleep(0.1)
-                clock.set(shift_s)
-                version = await uploading
-                if version is None:
-                    num_swept += 1
-                    version = await upload(client, index + len(JUMPS_S))
-                assert version is not None
-                await promote(client, version)
-                await traffic.until_served(NUM_ANSWERS)
-                assert (await client.state("adapter")).aliases["stable"] == version
-            stop.set()
-        assert traffic.failures == []
-        assert await server.stop() == 0
+            async with under_traffic(server, traffic):
+                for index, shift_s in enumerate(JUMPS_S, start=1):
+                    # The jump falls into the middle of an upload, whose body comes in slow pieces.
+                    uploading = asyncio.create_task(upload(client, index))
+                    await asyncio.sleep(0.1)
+                    clock.set(shift_s)
+                    version = await uploading
+                    if version is None:
+                        num_swept += 1
+                        version = await upload(client, index + len(JUMPS_S))
+                    assert version is not None
+                    await promote(client, version)
+                    await traffic.until_served(NUM_ANSWERS)
+                    assert (await client.state("adapter")).aliases["stable"] == version
     finally:
         server.kill()
     record_fault(

@@ -12,7 +12,7 @@ from tests.fixtures.adapter_changes import Change, Kind
 from tests.fixtures.change_clients import ChangeClient, Refused
 from tests.fixtures.faults import Fault, RecordFault
 from tests.fixtures.server_process import ServerProcess
-from tests.fixtures.traffic import Traffic
+from tests.fixtures.traffic import Traffic, under_traffic
 
 
 def small_disk_can_be_made() -> bool:
@@ -35,38 +35,35 @@ SETTINGS = {"engine": {"step_time_s": 0.001}, "evaluation": {"warm_at_start": Fa
 
 
 async def test_disk_full_serves_on_refuses_changes_and_recovers(tmp_path: Path, record_fault: RecordFault) -> None:
-    data, stop = tmp_path / "server" / "data", asyncio.Event()
+    data = tmp_path / "server" / "data"
     data.mkdir(parents=True)
     mount = f'mount -t tmpfs -o size={SIZE} tmpfs "$0" && exec "$@"'
     server = ServerProcess(tmp_path / "server", SETTINGS, wrapper=("unshare", "-rm", "sh", "-c", mount, str(data)))
     traffic = Traffic([server], ["adapter@stable"], num_callers=8, think_s=0.01, seed=1)
     await server.start()
     try:
-        async with ChangeClient(server.http, server.grpc) as client, asyncio.TaskGroup() as group:
+        async with ChangeClient(server.http, server.grpc) as client:
             await client.send(upload(0))
             await client.send(Change(Kind.PROMOTE, "adapter", "promote", "http", version=1, alias="stable"))
             before = await client.state("adapter")
-            group.create_task(traffic.run(stop))
-            filler = Path(f"/proc/{server.pid}/root{data}/filler")
-            await asyncio.to_thread(fill, filler)
-            refused = []
-            for index in range(1, NUM_REFUSED + 1):
-                with pytest.raises(Refused) as caught:
+            async with under_traffic(server, traffic):
+                filler = Path(f"/proc/{server.pid}/root{data}/filler")
+                await asyncio.to_thread(fill, filler)
+                refused = []
+                for index in range(1, NUM_REFUSED + 1):
+                    with pytest.raises(Refused) as caught:
+                        await client.send(upload(index))
+                    refused.append(caught.value)
+                assert {each.code for each in refused} == {"UNAVAILABLE"}
+                await traffic.until_served(NUM_ANSWERS)
+                assert (await client.state("adapter")) == before
+                await asyncio.to_thread(filler.unlink)
+                freed_s = time.monotonic()
+                for index in range(1, NUM_REFUSED + 1):
                     await client.send(upload(index))
-                refused.append(caught.value)
-            assert {each.code for each in refused} == {"UNAVAILABLE"}
-            await traffic.until_served(NUM_ANSWERS)
-            assert (await client.state("adapter")) == before
-            await asyncio.to_thread(filler.unlink)
-            freed_s = time.monotonic()
-            for index in range(1, NUM_REFUSED + 1):
-                await client.send(upload(index))
-            recovered_s = time.monotonic() - freed_s
-            await traffic.until_served(NUM_ANSWERS)
-            assert len((await client.state("adapter")).versions) == 1 + NUM_REFUSED
-            stop.set()
-        assert traffic.failures == []
-        assert await server.stop() == 0
+                recovered_s = time.monotonic() - freed_s
+                await traffic.until_served(NUM_ANSWERS)
+                assert len((await client.state("adapter")).versions) == 1 + NUM_REFUSED
     finally:
         server.kill()
     record_fault(

@@ -16,7 +16,7 @@ from tests.fixtures.faults import Fault, RecordFault
 from tests.fixtures.peft_files import lora_files
 from tests.fixtures.s3 import running_s3
 from tests.fixtures.server_process import ServerProcess
-from tests.fixtures.traffic import Traffic
+from tests.fixtures.traffic import Traffic, under_traffic
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -29,7 +29,6 @@ DEADLINE_S = 30.0
 async def test_store_away_serves_what_is_at_hand_and_recovers(
     tmp_path: Path, state: LineState, record_fault: RecordFault
 ) -> None:
-    stop = asyncio.Event()
     with running_s3() as s3:
         place = urlsplit(str(s3.options["endpoint_url"]))
         async with CutLine(place.hostname or "", place.port or 0) as line:
@@ -42,24 +41,21 @@ async def test_store_away_serves_what_is_at_hand_and_recovers(
             traffic = Traffic([server], ["adapter@stable"], num_callers=4, think_s=0.01, seed=1)
             await server.start()
             try:
-                async with ChangeClient(server.http, server.grpc) as client, asyncio.TaskGroup() as group:
+                async with ChangeClient(server.http, server.grpc) as client:
                     for seed in (3, 2, 1):
                         await client.send(upload(seed))
                     await client.send(Change(Kind.PROMOTE, "adapter", "promote", "http", version=3, alias="stable"))
-                    group.create_task(traffic.run(stop))
-                    await traffic.until_served(NUM_ANSWERS)
-                    await line.become(state)
-                    refusals = await asyncio.gather(*(refusal(server, protocol) for protocol in WireProtocol))
-                    refusals.append(await refused_upload(client))
-                    await traffic.until_served(NUM_ANSWERS)
-                    await line.become(LineState.OPEN)
-                    begun_s = time.monotonic()
-                    await client.send(upload(4))
-                    await client.ask(["adapter:1"])
-                    recovered_s = time.monotonic() - begun_s
-                    stop.set()
-                assert traffic.failures == []
-                assert await server.stop() == 0
+                    async with under_traffic(server, traffic):
+                        await traffic.until_served(NUM_ANSWERS)
+                        await line.become(state)
+                        refusals = await asyncio.gather(*(refusal(server, protocol) for protocol in WireProtocol))
+                        refusals.append(await refused_upload(client))
+                        await traffic.until_served(NUM_ANSWERS)
+                        await line.become(LineState.OPEN)
+                        begun_s = time.monotonic()
+                        await client.send(upload(4))
+                        await client.ask(["adapter:1"])
+                        recovered_s = time.monotonic() - begun_s
             finally:
                 server.kill()
     assert set(refusals) == {"UNAVAILABLE"}
