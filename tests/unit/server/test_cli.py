@@ -49,7 +49,12 @@ def test_summarize_sends_the_text_and_shows_the_summary(fake: ScriptedServer) ->
     done = CliRunner().invoke(server.cli.app, ["summarize", "some text", "--adapter", "lora", "--adapter", "soft"])
     assert done.stdout == "They meet on Friday.\n"
     assert [(sent.method, sent.path) for sent in fake.sent] == [("POST", "/v1/summarize")]
-    assert fake.sent[0].json() == {"text": "some text", "adapters": ["lora", "soft"], "max_new_tokens": 128}
+    assert fake.sent[0].json() == {
+        "text": "some text",
+        "adapters": ["lora", "soft"],
+        "max_new_tokens": 128,
+        "priority": 0,
+    }
     assert "authorization" not in fake.sent[0].headers
 
 

@@ -18,7 +18,7 @@ def filled(max_num: int, *places: tuple[str, int]) -> WaitingCounts:
 
 def test_full_queue_of_one_tenant_refuses() -> None:
     counts = filled(2, ("a", 0), ("a", 0))
-    with pytest.raises(ResourceExhaustedError, match="queue of 2") as refused:
+    with pytest.raises(ResourceExhaustedError, match="2 waiting") as refused:
         counts.enter(Place("a", 0))
     assert refused.value.refusal is Refusal.QUEUE_FULL
     counts.leave(Place("a", 0))

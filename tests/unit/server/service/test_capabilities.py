@@ -7,11 +7,12 @@ import pytest
 
 from adapters.errors import UnsupportedAdapterError
 from adapters.manifest import AdapterKind
-from server.core.errors import InvalidArgumentError
+from server.core.errors import InvalidArgumentError, PermissionDeniedError
+from server.core.principal import Principal, Scope
 from server.core.sampling import Grammar, SamplingParams
 from server.engine.base import Feature, ResolvedAdapter
 from server.engine.fake import FakeEngine, FakeEngineConfig
-from server.service.capabilities import check_adapter, check_sampling, fitted
+from server.service.capabilities import check_adapter, check_priority, check_sampling, fitted
 
 WITH_ENCODER = FakeEngine().info
 ALONE = FakeEngine(FakeEngineConfig(is_encoder_decoder=False, max_model_len=100, max_new_tokens=99)).info
@@ -46,7 +47,24 @@ def test_parameter_is_refused_by_an_engine_without_it_and_taken_by_one_with_it(
 
 
 def test_every_feature_has_a_parameter_that_needs_it() -> None:
-    assert {feature for feature, _, _ in NEEDS} == set(Feature)
+    assert {feature for feature, _, _ in NEEDS} == set(Feature) - {Feature.PRIORITY}  # not a sampling parameter
+
+
+def test_priority_is_refused_by_an_engine_without_classes_and_taken_by_one_with_them() -> None:
+    anybody = Principal("anybody", frozenset({Scope.INFER}))
+    with pytest.raises(InvalidArgumentError, match="has no priority") as refused:
+        check_priority(replace(WITH_ENCODER, features=frozenset()), anybody, 1)
+    assert refused.value.param == "priority"
+    check_priority(replace(WITH_ENCODER, features=frozenset()), anybody, 0)
+    check_priority(replace(WITH_ENCODER, features=frozenset({Feature.PRIORITY})), anybody, 1)
+
+
+def test_priority_before_the_first_of_its_key_is_denied() -> None:
+    info = replace(WITH_ENCODER, features=frozenset({Feature.PRIORITY}))
+    caller = Principal("caller", frozenset({Scope.INFER}), first_priority=1)
+    with pytest.raises(PermissionDeniedError, match="1 or more"):
+        check_priority(info, caller, 0)
+    check_priority(info, caller, 1)
 
 
 def test_plain_parameters_need_no_feature() -> None:
