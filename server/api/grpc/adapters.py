@@ -1,5 +1,6 @@
 """``medley.v1.AdapterService``: the whole life of an adapter, uploads in a stream."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from adapters.registry import DEFAULT_ALIAS
@@ -8,7 +9,7 @@ from medley.v1 import adapter_pb2_grpc
 from server.api.grpc.access import principal_of
 from server.api.grpc.errors import Context, answering
 from server.api.grpc.translate import adapter_message, audit_message, version_message
-from server.core.errors import InvalidArgumentError
+from server.core.errors import DeadlineExceededError, InvalidArgumentError
 from server.service.adapters import AdapterCatalog
 from server.service.uploads import StagedUpload, UploadService
 
@@ -21,21 +22,24 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
     Args:
         catalog: The service of adapters that are there.
         uploads: The service of those to come.
+        stall_timeout_s: Longest time in which a caller sends nothing of an upload.
     """
 
-    def __init__(self, catalog: AdapterCatalog, uploads: UploadService) -> None:
+    def __init__(self, catalog: AdapterCatalog, uploads: UploadService, stall_timeout_s: float) -> None:
         """Keep the services."""
         self._catalog = catalog
         self._uploads = uploads
+        self._stall_timeout_s = stall_timeout_s
 
     async def UploadAdapter(
         self, request_iterator: AsyncIterator[pb.UploadAdapterRequest], context: Context
     ) -> pb.UploadAdapterResponse:
         """See the ``.proto`` file."""
         async with answering(context, messages=request_iterator):
-            header = await _header(request_iterator)
+            messages = _while_they_come(request_iterator, self._stall_timeout_s)
+            header = await _header(messages)
             async with self._uploads.stage(principal_of(context), header.name) as staged:
-                await _receive(request_iterator, staged)
+                await _receive(messages, staged)
                 version = await self._uploads.commit(
                     staged,
                     alias=header.alias or None,
@@ -137,6 +141,21 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
             limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
             records = await self._catalog.audit(principal_of(context), request.name or None, limit)
             return pb.ListAuditResponse(records=[audit_message(record) for record in records])
+
+
+async def _while_they_come(
+    messages: AsyncIterator[pb.UploadAdapterRequest], stall_timeout_s: float
+) -> AsyncIterator[pb.UploadAdapterRequest]:
+    """Yield the messages of an upload; one whose sender falls silent would hold its place among them for good."""
+    while True:
+        try:
+            async with asyncio.timeout(stall_timeout_s):
+                message = await anext(messages, None)
+        except TimeoutError:
+            raise DeadlineExceededError(f"nothing more of the upload came for {stall_timeout_s:g} s") from None
+        if message is None:
+            return
+        yield message
 
 
 async def _header(messages: AsyncIterator[pb.UploadAdapterRequest]) -> pb.UploadHeader:

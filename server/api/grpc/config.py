@@ -12,7 +12,8 @@ class GrpcConfig:
         max_concurrent_rpcs: Most calls at once, streams and health checks included; more are refused at the door.
         health_poll_s: How often a health watcher's state is looked at.
         grace_s: Longest wait for open calls at shutdown.
-        stall_timeout_s: Longest time in which a caller takes nothing of a stream; then the call ends.
+        stall_timeout_s: Longest time in which a caller takes nothing of a stream, or sends nothing of an upload; then
+            the call ends.
     """
 
     max_message_bytes: int = 4 * 1024 * 1024

@@ -32,6 +32,7 @@ def add_services(server: aio.Server, services: Services, config: GrpcConfig) -> 
     """Add them to ``server``."""
     inference = InferenceServicer(services.inference, config.stall_timeout_s)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(services.adapters, services.uploads), server)
+    adapters = AdapterServicer(services.adapters, services.uploads, config.stall_timeout_s)
+    adapter_pb2_grpc.add_AdapterServiceServicer_to_server(adapters, server)
     rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(services.rollouts), server)
     evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(EvaluationServicer(services.feedback), server)

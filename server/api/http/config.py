@@ -13,8 +13,8 @@ class HttpConfig:
         max_deadline_ms: Longest deadline a caller may ask for.
         retry_after_s: What ``Retry-After`` says when the server is full or not ready.
         grace_s: Longest wait for open connections at shutdown.
-        stall_timeout_s: Longest time in which a caller takes nothing of what waits for it; then its connection is
-            broken off.
+        stall_timeout_s: Longest time in which a caller takes nothing of what waits for it, or sends nothing of what it
+            is asking; then its connection is broken off.
     """
 
     max_body_bytes: int = 2 * 1024 * 1024

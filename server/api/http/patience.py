@@ -1,4 +1,4 @@
-"""One connection of the HTTP front end, which ends when its caller takes nothing of what was written to it.
+"""One connection of the HTTP front end, which ends when its caller takes nothing of its answer or ends no request.
 
 The event loop keeps little of what a caller has not taken, and the operating system less than it would by itself; an
 answer that does not fit waits in its route, whose request the engine goes on with. Knows no routes.
@@ -33,9 +33,12 @@ def bound_unsent(listener: socket.socket) -> None:
 class PatientProtocol(LimitedHeadProtocol):
     """One connection. It is broken off when its caller has taken nothing for a while of what waits for it.
 
+    So it is when its caller has sent nothing for as long while the server waits for a request, or the rest of one. A
+    connection that waits for the next request after an answer is the library's to close.
+
     Args:
         arguments: As the library gives them.
-        stall_timeout_s: Longest time without a byte being taken.
+        stall_timeout_s: Longest time without a byte being taken, or sent.
         named: As the library gives them.
     """
 
@@ -44,16 +47,36 @@ class PatientProtocol(LimitedHeadProtocol):
         super().__init__(*arguments, **named)
         self._stall_timeout_s = stall_timeout_s
         self._looking: asyncio.TimerHandle | None = None
+        self._listening: asyncio.TimerHandle | None = None
+        self._awaits_request, self._has_received = True, False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
         transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
         super().connection_made(transport)
+        self._listen_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the connection go."""
         self._stop_looking()
+        if self._listening is not None:
+            self._listening.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the connection."""
+        self._has_received = True
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._awaits_request = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._awaits_request = False
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         """Have whoever writes wait, for the caller is slow."""
@@ -89,3 +112,16 @@ class PatientProtocol(LimitedHeadProtocol):
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
+
+    def _listen_later(self) -> None:
+        # One timer a connection, not one for each piece that comes: it costs nothing where all goes well.
+        self._listening = self.loop.call_later(self._stall_timeout_s, self._listen)
+
+    def _listen(self) -> None:
+        # Nothing comes either while the server itself takes nothing.
+        if self._has_received or not self._awaits_request or self.flow.read_paused:
+            self._has_received = False
+            self._listen_later()
+            return
+        _LOGGER.info("caller ends no request, its connection is broken off", extra={"caller": str(self.client)})
+        self.transport.abort()

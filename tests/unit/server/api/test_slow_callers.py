@@ -1,8 +1,10 @@
-"""What becomes of a caller who takes nothing of its answer, and of those beside it; over both protocols."""
+"""What becomes of a caller who takes nothing of its answer or ends no request; over both protocols."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +15,15 @@ import pytest_asyncio
 from grpc import aio
 
 from benchmarks.slow_readers import SlowReaders, SlowReading
-from medley.v1 import inference_pb2, inference_pb2_grpc
+from medley.v1 import adapter_pb2, adapter_pb2_grpc, inference_pb2, inference_pb2_grpc
 from server.api.http.patience import MAX_UNSENT_BYTES, PatientProtocol, bound_unsent
+from server.service.adapters import CatalogConfig
 from tests.fixtures.running_server import RunningServer, fake_engine, running_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STALL_TIMEOUT_S = 0.5
+IMPATIENCE = {"stall_timeout_s": STALL_TIMEOUT_S}
 # More than a window of gRPC even in one piece.
 NUM_TOKENS = 10_000
 TEXT = "x" * NUM_TOKENS
@@ -29,8 +33,7 @@ NARROW = (("grpc.http2.lookahead_bytes", 4096), ("grpc.http2.bdp_probe", 0))
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def impatient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningServer]:
     engine = fake_engine(max_model_len=2 * NUM_TOKENS, max_new_tokens=NUM_TOKENS)
-    limits = {"stall_timeout_s": STALL_TIMEOUT_S}
-    async with running_server(tmp_path_factory.mktemp("server"), engine, http=limits, grpc=limits) as running:
+    async with running_server(tmp_path_factory.mktemp("server"), engine, http=IMPATIENCE, grpc=IMPATIENCE) as running:
         yield running
 
 
@@ -55,6 +58,62 @@ async def test_caller_who_takes_nothing_is_cancelled_and_holds_nothing(impatient
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+BODY = b'{"text": "one two"}'
+HEAD = b"POST /v1/summarize HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: 19\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD, HEAD + b"\r\n" + BODY[:9]], ids=["nothing", "half a head", "half a body"])
+async def test_connection_whose_caller_falls_silent_is_broken_off(impatient: RunningServer, sent: bytes) -> None:
+    reader, writer = await _connected(impatient)
+    writer.write(sent)
+    async with asyncio.timeout(20):
+        with suppress(ConnectionResetError):
+            await reader.read()
+    writer.close()
+    await impatient.idle()
+
+
+async def test_caller_who_sends_slowly_is_answered(impatient: RunningServer) -> None:
+    reader, writer = await _connected(impatient)
+    for piece in (HEAD[:9], HEAD[9:] + b"\r\n", BODY[:4], BODY[4:9], BODY[9:]):
+        writer.write(piece)
+        await asyncio.sleep(0.8 * STALL_TIMEOUT_S)
+    async with asyncio.timeout(20):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
+async def test_connection_is_kept_while_its_caller_waits_for_an_answer(tmp_path: Path) -> None:
+    async with (
+        running_server(tmp_path, fake_engine(step_time_s=STALL_TIMEOUT_S), http=IMPATIENCE) as running,
+        httpx.AsyncClient(base_url=running.http, timeout=60) as client,
+    ):
+        answer = await client.post("/v1/completions", json={"prompt": TEXT[:9], "max_tokens": 4, "ignore_eos": True})
+    assert answer.json()["usage"]["completion_tokens"] == 4
+
+
+async def test_upload_whose_sender_falls_silent_ends_and_gives_up_its_place(impatient: RunningServer) -> None:
+    num_at_once = CatalogConfig().max_num_uploads
+
+    async def silent() -> AsyncIterator[adapter_pb2.UploadAdapterRequest]:
+        yield adapter_pb2.UploadAdapterRequest(header=adapter_pb2.UploadHeader(name="silent"))
+        await asyncio.Event().wait()
+
+    async with aio.insecure_channel(impatient.grpc) as channel:
+        stub = adapter_pb2_grpc.AdapterServiceStub(channel)
+        # One for each place; the second time only if all were given up the first time.
+        for _ in range(2):
+            calls = [stub.UploadAdapter(silent()) for _ in range(num_at_once)]
+            async with asyncio.timeout(30):
+                codes = [await call.code() for call in calls]
+            assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * num_at_once
+
+
+async def _connected(server: RunningServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = server.http.rpartition("/")[2].rpartition(":")
+    return await asyncio.open_connection(host, int(port))
 
 
 async def test_grpc_caller_who_comes_back_learns_why(impatient: RunningServer) -> None:
