@@ -86,6 +86,20 @@ class AdapterStore:
                 self._local.publish(temporary, digest)
         return digest
 
+    def keep(self, folder: Path, digest: str) -> None:
+        """Make sure that the adapter in ``folder``, put before, is there still, now that a version needs it.
+
+        A sweep may have taken it between the two: where the clock was set ahead, what was just put looks old. A sweep
+        asks for what is needed once nobody else may change the blob, so what is there now stays.
+
+        Raises:
+            StoreError: If the store cannot be read or written.
+        """
+        with _as_store_error("read"):
+            is_there = (self._remote or self._local).is_there(digest)
+        if not is_there:
+            self.put(folder)
+
     def pin(self, digest: str) -> None:
         """Keep the local copy, there or yet to come, from being evicted or swept by this process; counted. No I/O."""
         self._local.pin(digest)
@@ -148,7 +162,7 @@ class AdapterStore:
         ``older_than_s``; a blob put again is young again. What is pinned here stays.
 
         Args:
-            live: Returns the digests that are needed; asked after the blobs were listed.
+            live: Returns the digests that are needed; asked after the blobs were listed, and again before each removal.
             older_than_s: Must be longer than an upload takes from its first byte to its name.
 
         Raises:

@@ -157,7 +157,7 @@ class LocalBlobs:
             self._reserved_bytes += num_bytes
         try:
             for digest in self._least_used_over_limit():
-                self._remove(digest, older_than_s=None)
+                self._remove(digest)
             yield
         finally:
             with self._lock:
@@ -169,7 +169,7 @@ class LocalBlobs:
         Goes with it: folders that a process which died left on their way, and what is in quarantine for a week.
 
         Args:
-            live: Returns the digests that are needed; asked after the blobs were listed.
+            live: Returns the digests that are needed; asked after the blobs were listed, and again before each removal.
             older_than_s: Age from which a blob is taken.
 
         Raises:
@@ -181,7 +181,20 @@ class LocalBlobs:
                 shutil.rmtree(folder, ignore_errors=True)
         found = self._digests()
         needed = live()
-        return tuple(digest for digest in found if digest not in needed and self._remove(digest, older_than_s))
+
+        def is_spared(digest: str) -> bool:
+            return _age_s(self._folder / digest) < older_than_s or digest in live()
+
+        return tuple(digest for digest in found if digest not in needed and self._remove(digest, is_spared))
+
+    def is_there(self, digest: str) -> bool:
+        """Return whether a blob is there and nobody is about to remove it.
+
+        Raises:
+            OSError: If the disk cannot be read.
+        """
+        with self._exclusive():
+            return (self._folder / digest).is_dir()
 
     def _gate(self, digest: str) -> threading.Lock:
         with self._lock:
@@ -204,8 +217,8 @@ class LocalBlobs:
                     too_many_bytes -= size_bytes
             return chosen
 
-    def _remove(self, digest: str, older_than_s: float | None) -> bool:
-        """Remove a blob unless it is pinned, being fetched, or younger than that."""
+    def _remove(self, digest: str, is_spared: Callable[[str], bool] = lambda _: False) -> bool:
+        """Remove a blob unless it is pinned, being fetched, or spared, which is asked once nobody else may act."""
         gate = self._gate(digest)
         if not gate.acquire(blocking=False):
             return False
@@ -215,7 +228,7 @@ class LocalBlobs:
                 if not path.is_dir():
                     self._forget(digest)
                     return False
-                if older_than_s is not None and _age_s(path) < older_than_s:
+                if is_spared(digest):
                     return False
                 with self._lock:
                     # From here on `known` denies it, so whoever pins it now asks `find` and waits at the gate.

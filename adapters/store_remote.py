@@ -75,6 +75,15 @@ class RemoteBlobs:
                     return
             raise _being_removed()
 
+    def is_there(self, digest: str) -> bool:
+        """Return whether a blob is there, once nobody removes it any more.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        with _as_store_error("read"):
+            return _MARKER in self._wait_for_removals(self._filesystem(), digest)
+
     def size_bytes(self, digest: str) -> int:
         """Return how many bytes a blob has.
 
@@ -118,7 +127,7 @@ class RemoteBlobs:
         Goes with it: what is in quarantine for a week. A blob that cannot be removed does not keep the others.
 
         Args:
-            live: Returns the digests that are needed; asked after the blobs were listed.
+            live: Returns the digests that are needed; asked after the blobs were listed, and again before each removal.
             older_than_s: Age from which a blob is taken.
 
         Raises:
@@ -133,7 +142,7 @@ class RemoteBlobs:
         for digest in found:
             try:
                 with _as_store_error("swept"):
-                    if digest not in needed and self._sweep_blob(filesystem, digest, older_than_s):
+                    if digest not in needed and self._sweep_blob(filesystem, digest, live, older_than_s):
                         removed.append(digest)
             except StoreError as error:
                 failures.append(error)
@@ -196,7 +205,9 @@ class RemoteBlobs:
                     num_dropped += 1
         return num_dropped
 
-    def _sweep_blob(self, filesystem: AbstractFileSystem, digest: str, older_than_s: float) -> bool:
+    def _sweep_blob(
+        self, filesystem: AbstractFileSystem, digest: str, live: Callable[[], frozenset[str]], older_than_s: float
+    ) -> bool:
         found = self._list(filesystem, digest)
         stamp = self._stamp(filesystem, digest)
         dated = [_MARKER] if stamp is not None else list(found)
@@ -204,16 +215,25 @@ class RemoteBlobs:
             is_young = any(self._age_s(filesystem, digest, name) < older_than_s for name in dated)
         except FileNotFoundError:  # another server removes it now
             return False
-        return bool(found) and not is_young and self._remove(filesystem, digest, stamp)
+        return (
+            bool(found) and not is_young and self._remove(filesystem, digest, stamp, is_needed=lambda: digest in live())
+        )
 
     def _remove(
-        self, filesystem: AbstractFileSystem, digest: str, stamp: str | None, *, keep_as: str | None = None
+        self,
+        filesystem: AbstractFileSystem,
+        digest: str,
+        stamp: str | None,
+        *,
+        keep_as: str | None = None,
+        is_needed: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Remove a blob, or move it to ``keep_as``, unless its marker is another than ``stamp``."""
+        """Remove a blob, or move it to ``keep_as``, unless its marker is another than ``stamp`` or it is needed."""
         removal = self._path(digest, _REMOVAL_PREFIX + uuid.uuid4().hex)
         filesystem.pipe_file(removal, b"by a server of Medley")
         try:
-            if self._stamp(filesystem, digest) != stamp:
+            # Once the removal is announced: whoever needs the blob from now on sees that.
+            if self._stamp(filesystem, digest) != stamp or is_needed():
                 return False
             found = self._list(filesystem, digest)
             self._drop_dead_removals(filesystem, digest, _removals(found))

@@ -160,7 +160,7 @@ class UploadService:
             tags=tags,
             change=change_by(staged.principal, idempotency_key),
         )
-        return await self._complete(staged, partial(complete, name, version))
+        return await self._complete(staged, partial(complete, name, version), partial(self._store.keep, folder, digest))
 
     async def from_source(
         self,
@@ -266,13 +266,16 @@ class UploadService:
         if name == self._engine.info.base.model_id:
             raise InvalidArgumentError(f"{name!r} is the base's own name", param="name")
 
-    async def _complete(self, staged: StagedUpload, complete: Callable[[], VersionRecord]) -> VersionRecord:
+    async def _complete(
+        self, staged: StagedUpload, complete: Callable[[], VersionRecord], keep: Callable[[], None]
+    ) -> VersionRecord:
         # From here on it counts: neither the clock nor a caller who goes away leaves it undecided.
         staged.clock.reschedule(None)
 
         async def completed() -> VersionRecord:
             record = await asyncio.to_thread(complete)
             staged.committed = True
+            await asyncio.to_thread(keep)
             return record
 
         return await uninterrupted(completed())

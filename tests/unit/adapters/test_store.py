@@ -238,6 +238,26 @@ print(removed)
 """
 
 
+def test_sweep_spares_what_became_needed_after_it_looked(store: AdapterStore, adapter: Path) -> None:
+    digest = store.put(adapter)
+    answers = iter([frozenset[str]()])
+    assert store.sweep(lambda: next(answers, frozenset({digest})), older_than_s=-5) == ()
+    assert store.local_path(digest).is_dir()
+
+
+def test_keep_puts_again_what_a_sweep_took_before_it_was_needed(store: AdapterStore, adapter: Path) -> None:
+    digest = store.put(adapter)
+    assert store.sweep(frozenset, older_than_s=-5) == (digest,)
+    store.keep(adapter, digest)
+    assert _contents(store.local_path(digest)) == _contents(adapter)
+
+
+def test_keep_leaves_alone_what_is_there(store: AdapterStore, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = store.put(adapter)
+    monkeypatch.setattr(store, "put", None)
+    store.keep(adapter, digest)
+
+
 def test_put_in_one_process_is_never_lost_to_a_sweep_in_another(adapter: Path, tmp_path: Path) -> None:
     root, local, done = str(tmp_path / "root"), str(tmp_path / "local"), tmp_path / "done"
     run = [sys.executable, "-c"]

@@ -158,10 +158,10 @@ def test_sweep_goes_on_after_a_blob_it_cannot_remove(memory: Place, adapter: Pat
     assert remote is not None
     sweep_blob = remote._sweep_blob
 
-    def fail_once(filesystem: object, digest: str, older_than_s: float) -> bool:
+    def fail_once(filesystem: object, digest: str, *further: object) -> bool:
         if digest == digests[0]:
             raise OSError("broken")
-        return sweep_blob(filesystem, digest, older_than_s)
+        return sweep_blob(filesystem, digest, *further)
 
     remote._sweep_blob = fail_once  # type: ignore[method-assign]
     with pytest.raises(StoreError, match="OSError"):

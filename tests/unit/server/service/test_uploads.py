@@ -5,6 +5,7 @@ import io
 import tarfile
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,21 @@ async def test_upload_is_listed_and_served(room: Room, ask: AskFor) -> None:
     assert stored(room) == [record.digest]
     assert room.nothing_left()
     assert room.counted("medley_adapter_uploads_total", code="OK") == 1
+
+
+async def test_upload_whose_bytes_a_sweep_took_before_they_had_a_name_is_served(
+    room: Room, ask: AskFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = room.registry.complete_version
+
+    def sweep_and_complete(*arguments: Any, **named: Any) -> VersionRecord:
+        assert room.store.sweep(room.registry.live_digests, older_than_s=-5) != ()
+        return complete(*arguments, **named)
+
+    monkeypatch.setattr(room.registry, "complete_version", sweep_and_complete)
+    record = await room.upload(lora_files(), "lora")
+    assert stored(room) == [record.digest]
+    assert (await (await room.open(ask(adapters=("lora",)))).result()).adapters[0].digest == record.digest
 
 
 async def test_upload_in_small_pieces_is_the_same(room: Room) -> None:
