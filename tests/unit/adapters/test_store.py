@@ -238,10 +238,14 @@ print(removed)
 """
 
 
-def test_sweep_spares_what_became_needed_after_it_looked(store: AdapterStore, adapter: Path) -> None:
+def test_sweep_spares_what_became_needed_after_it_looked(
+    store: AdapterStore, url: str, adapter: Path, tmp_path: Path
+) -> None:
     digest = store.put(adapter)
-    answers = iter([frozenset[str]()])
-    assert store.sweep(lambda: next(answers, frozenset({digest})), older_than_s=-5) == ()
+    # Another server's, which has no copy of its own: where there is a place behind the disk, it is that one's sweep.
+    sweeper = AdapterStore(url, tmp_path / "cache-of-another")
+    answers = iter([frozenset[str]()] * (1 if url.startswith("file:") else 2))
+    assert sweeper.sweep(lambda: next(answers, frozenset({digest})), older_than_s=-5) == ()
     assert store.local_path(digest).is_dir()
 
 
