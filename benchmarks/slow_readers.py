@@ -201,6 +201,10 @@ class ReaderProcess:
             raise RuntimeError("the slow readers could not begin")
         return self
 
+    def kill(self) -> None:
+        """End them as ``kill -9`` does; what they saw is lost."""
+        self._process.kill()
+
     async def __aexit__(self, *_error: object) -> None:
         """Stop them: the end of their input tells them."""
         assert self._process.stdin is not None

@@ -31,6 +31,7 @@ from medley.v1 import inference_pb2 as pb
 from medley.v1 import inference_pb2_grpc
 from server.runtime.ray_app import APPLICATION, REPLICA, application
 from server.settings import Settings
+from tests.fixtures.faults import Fault, recorder
 from tests.fixtures.front_end_clients import Call, FrontEndClient, GrpcClient, HttpClient, Refused
 from tests.fixtures.peft_files import lora_files
 from tests.fixtures.postgres import running_postgres
@@ -245,7 +246,10 @@ async def test_upload_is_served_by_every_replica(deployment: Deployment) -> None
     _log.info("served by both replicas %.2f s after the upload was answered", time.monotonic() - since_s)
 
 
-async def test_killed_replica_loses_no_request_that_was_not_streaming(deployment: Deployment) -> None:
+@pytest.mark.chaos
+async def test_killed_replica_loses_no_request_that_was_not_streaming(
+    deployment: Deployment, record_property: Callable[[str, object], None]
+) -> None:
     load, is_over = Load(deployment, num_callers=12, text=LONG), asyncio.Event()
     running = asyncio.create_task(load.run(is_over.is_set))
     streams = [asyncio.create_task(_stream(deployment, is_over.is_set)) for _ in range(NUM_STREAMS)]
@@ -254,7 +258,9 @@ async def test_killed_replica_loses_no_request_that_was_not_streaming(deployment
             await asyncio.sleep(0.05)
     killed, _ = await deployment.loads()
     os.kill(killed, signal.SIGKILL)
+    killed_s = time.monotonic()
     await deployment.replaced({killed})
+    recovered_s = time.monotonic() - killed_s
     is_over.set()
     ended = Counter(code for codes in await asyncio.gather(*streams) for code in codes)
     await running
@@ -263,7 +269,15 @@ async def test_killed_replica_loses_no_request_that_was_not_streaming(deployment
     assert ended[StatusCode.OK] > 0
     # Each stream that ran on the replica broke once.
     assert ended[StatusCode.UNAVAILABLE] <= NUM_STREAMS
-    _log.info("of %d streams %d broke", ended.total(), ended[StatusCode.UNAVAILABLE])
+    recorder(record_property)(
+        Fault(
+            "kill -9 of one of two replicas under load",
+            sent=f"{load.num_answers} requests, {ended.total()} streams",
+            refused=f"{ended[StatusCode.UNAVAILABLE]} of the streams, those on the replica: UNAVAILABLE",
+            lost="nothing else",
+            recovered_s=recovered_s,
+        )
+    )
 
 
 async def _stream(deployment: Deployment, is_over: Callable[[], bool]) -> list[StatusCode]:
