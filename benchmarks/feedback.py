@@ -225,7 +225,9 @@ def run_feedback(plan_: Plan, rate: float | None = None) -> FeedbackResult:
 async def _measure(plan_: Plan, rate: float | None) -> FeedbackResult:
     with tempfile.TemporaryDirectory(prefix="medley-bench-") as name:
         config = Path(name) / "medley.yaml"
-        config.write_text(json.dumps({"engine": {"name": plan_.engine, "step_time_s": plan_.step_time_s}}))
+        # The fake one, too: in the server's process its steps would wait for the event loop, which no engine's do.
+        engine = {"name": plan_.engine, "step_time_s": plan_.step_time_s, "own_process": True}
+        config.write_text(json.dumps({"engine": engine}))
         async with (
             ServerProcess(ServerConfig(Path(name), options=("--config", str(config)))) as server,
             create_client(WireProtocol.HTTP, server.address(WireProtocol.HTTP), NO_CREDENTIALS) as client,

@@ -5,6 +5,7 @@ None of them ever ends an output by itself, so every side generates exactly as m
 engine beyond the :class:`~server.engine.base.ResolvedAdapter` that names a folder.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -55,6 +56,20 @@ def write_base(folder: Path, shape: str, *, seed: int = 0) -> Path:
     else:
         model = random_base(RANDOM_SHAPES[shape], seed=seed)
     return save_base(folder, model)
+
+
+def served_base(folder: Path, shape: str) -> Path:
+    """Return the folder of a base that texts can be sent to: the shipped one, or a shape's, with the shipped tokenizer.
+
+    The shipped one ends its answers itself.
+    """
+    shipped = _LIBRARY / MEDLEY_MINI
+    if shape == MEDLEY_MINI:
+        return shipped
+    write_base(folder, shape)
+    for path in shipped.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    return folder
 
 
 def save_base(folder: Path, model: T5ForConditionalGeneration) -> Path:

@@ -1,9 +1,9 @@
 """``python -m benchmarks overload``: a server's goodput beyond its capacity, and a caller beside another's flood.
 
-A ``medley serve`` of the shipped base. First its capacity: so many users as the batch has seats, each of whom always
-waits for the next answer. A good answer is one that is whole within a bound, which is the median latency of those users
-times a factor: answers may wait about as long as they take in a full batch. Every request tells the server that bound
-as its deadline. Then
+A ``medley serve`` of the shipped base, or of a published shape with random weights (``--shape``). First its capacity:
+so many users as the batch has seats, each of whom always waits for the next answer. A good answer is one that is whole
+within a bound, which is the median latency of those users times a factor: answers may wait about as long as they take
+in a full batch. Every request tells the server that bound as its deadline. Then
 
 - **overload**: Poisson arrivals at shares of the capacity, over HTTP and over gRPC; goodput is good answers a second;
 - **flood**: a caller with a small share of the capacity, alone and beside another, with a key of its own, who sends
@@ -26,6 +26,7 @@ import numpy as np
 
 from adapters.registry_records import Change
 from benchmarks.machine import describe_machine
+from benchmarks.models import MEDLEY_MINI, SHAPES, served_base
 from benchmarks.overload_results import FloodRun, LoadRun, OverloadResult, plot
 from loadtest.arrivals import ClosedLoop, Poisson
 from loadtest.clients import WireProtocol
@@ -52,6 +53,7 @@ class Plan:
     """What is run.
 
     Attributes:
+        shape: The base.
         mix: Adapters by weight, of those that ship.
         max_new_tokens: Most tokens of an answer.
         num_users: Users of the measurement of capacity: the seats of the server's batch.
@@ -65,6 +67,7 @@ class Plan:
         seed: Seed of arrivals and texts.
     """
 
+    shape: str = MEDLEY_MINI
     mix: str = "base=1,dialogsum=3"
     max_new_tokens: int = 48
     num_users: int = 32
@@ -85,6 +88,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add ``overload`` to the benchmarks' command line."""
     parser = commands.add_parser("overload", help="goodput beyond capacity, and a caller beside another's flood")
     parser.add_argument("--quick", action="store_true", help="shorter runs, one round")
+    parser.add_argument("--shape", choices=SHAPES, default=MEDLEY_MINI, help="the base (default medley-mini)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 15)")
     parser.add_argument("--rounds", type=int, help="runs of the caller alone and beside the flood (default 3)")
     parser.add_argument("--light-share", type=float, help="the caller's arrivals over capacity (default 0.2)")
@@ -107,7 +111,7 @@ async def measure(plan: Plan, parts: Sequence[str], options: Sequence[str] = ())
         ServerFailedError: If the server does not start or does not end as it should.
         RuntimeError: If nothing was answered while the capacity was measured.
     """
-    async with _served(options) as (server, keys):
+    async with _served(plan.shape, options) as (server, keys):
         measuring = _Measuring(plan, server, keys)
         result = await measuring.capacity()
         _say(f"capacity {result.capacity:.1f} answers/s, bound {result.slo_ms:.0f} ms")
@@ -123,7 +127,7 @@ async def measure(plan: Plan, parts: Sequence[str], options: Sequence[str] = ())
 
 
 @asynccontextmanager
-async def _served(options: Sequence[str]) -> AsyncIterator[tuple[ServerProcess, list[str]]]:
+async def _served(shape: str, options: Sequence[str]) -> AsyncIterator[tuple[ServerProcess, list[str]]]:
     """Run a server with a key for each caller."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medley-bench-")))
@@ -131,6 +135,7 @@ async def _served(options: Sequence[str]) -> AsyncIterator[tuple[ServerProcess, 
         ring = KeyRing(f"sqlite:///{folder / 'data' / 'registry.db'}")
         keys = [ring.create(name, scopes={Scope.INFER}, change=Change(who="benchmark"))[0] for name in _TENANTS]
         ring.close()
+        options = (*options, "--model", str(served_base(folder / "base", shape)))
         yield await stack.enter_async_context(ServerProcess(ServerConfig(folder, options=options))), keys
 
 
@@ -211,7 +216,9 @@ def _run(arguments: argparse.Namespace) -> None:
         "num_rounds": arguments.rounds,
         "light_share": arguments.light_share,
     }
-    plan = replace(Plan(), **(QUICK if arguments.quick else {}))
+    plan = replace(Plan(), **(QUICK if arguments.quick else {}), shape=arguments.shape)
+    if plan.shape != MEDLEY_MINI:
+        plan = replace(plan, mix="base")  # the shipped adapters are for the shipped base
     plan = replace(plan, **{key: value for key, value in given.items() if value is not None})
     parts = [arguments.part] if arguments.part else ["overload", "flood"]
     result = asyncio.run(measure(plan, parts, arguments.serve_option))

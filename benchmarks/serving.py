@@ -3,8 +3,9 @@
 The same texts go through the engine alone, from token ids to token ids in this process, and through a ``medley serve``
 of the same settings, in turn, round after round. First with so many users who always wait for their next answer, which
 gives throughputs; then at half of what the engine alone can do, the same arrivals for all sides, which gives latencies.
-The shipped base is the hardest case: the smaller the model, the more of a request's time is the server's. The clients
-share the machine's processors with the server, as in no real use; what they take counts against it here.
+The shipped base is the hardest case: the smaller the model, the more of a request's time is the server's; ``--shape``
+takes one of a published shape, with random weights and without adapters. The clients share the machine's processors
+with the server, as in no real use; what they take counts against it here.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import describe_machine
+from benchmarks.models import MEDLEY_MINI, SHAPES, served_base
 from benchmarks.serving_engine import EngineAlone
 from benchmarks.serving_results import ENGINE, ServingResult, SideRun
 from loadtest.arrivals import Poisson, schedule
@@ -40,6 +42,7 @@ class Plan:
     """What is run.
 
     Attributes:
+        shape: The base.
         mix: Adapters by weight, of those that ship.
         num_users: Requests in flight while throughput is measured.
         share: Arrivals per second over the engine's own throughput while latency is measured.
@@ -49,6 +52,7 @@ class Plan:
         seed: Seed of the arrivals.
     """
 
+    shape: str = MEDLEY_MINI
     mix: str = "base=1,dialogsum=3"
     num_users: int = 32
     share: float = 0.5
@@ -65,6 +69,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add ``serving`` to the benchmarks' command line."""
     parser = commands.add_parser("serving", help="what the server adds to its engine, over HTTP and gRPC")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--shape", choices=SHAPES, default=MEDLEY_MINI, help="the base (default medley-mini)")
     parser.add_argument("--rounds", type=int, help="rounds of one run of each side (default 5)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 10)")
     parser.add_argument("--users", type=int, help="requests in flight for throughput (default 32)")
@@ -91,7 +96,9 @@ def run_serving(plan: Plan, options: Sequence[str] = ()) -> ServingResult:
 async def _measure(plan: Plan, options: Sequence[str]) -> ServingResult:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medley-bench-")))
-        engine = await stack.enter_async_context(EngineAlone())
+        model = served_base(folder / "base", plan.shape)
+        engine = await stack.enter_async_context(EngineAlone(model))
+        options = (*options, "--model", str(model))
         server = await stack.enter_async_context(ServerProcess(ServerConfig(folder, options=options)))
         sides: dict[str, Ask] = {ENGINE: engine.ask}
         for protocol in WireProtocol:
@@ -202,6 +209,8 @@ def _run(arguments: argparse.Namespace) -> None:
     given = {"num_rounds": arguments.rounds, "seconds": arguments.seconds, "num_users": arguments.users}
     plan = replace(Plan(), **(QUICK if arguments.quick else {}))
     plan = replace(plan, **{key: value for key, value in given.items() if value is not None})
+    if arguments.shape != MEDLEY_MINI:
+        plan = replace(plan, shape=arguments.shape, mix="base")  # the shipped adapters are for the shipped base
     result = run_serving(plan, arguments.serve_option)
     for key, figure in result.headline().items():
         _say(f"{key}: {figure:.3f}")

@@ -13,18 +13,21 @@ from server.core.sampling import SamplingParams
 from server.engine.base import EngineRequest, ResolvedAdapter
 from server.engine.factory import EngineConfig, create_engine
 from server.runtime.base_model import read_base_text
-from server.settings import DEFAULT_MODEL, LIBRARY
+from server.settings import LIBRARY
 
 
 class EngineAlone:
-    """The shipped base and adapters; starts on entry and stops on exit.
+    """A base and the shipped adapters; starts on entry and stops on exit.
 
     Prompts are made tokens when a text first comes, and kept: what it takes is the server's part.
+
+    Args:
+        model: Folder of the base.
     """
 
-    def __init__(self) -> None:
-        self._engine = create_engine(EngineConfig(), str(DEFAULT_MODEL))
-        self._base_text = read_base_text(str(DEFAULT_MODEL))
+    def __init__(self, model: Path) -> None:
+        self._engine = create_engine(EngineConfig(), str(model))
+        self._base_text = read_base_text(str(model))
         self._prompts: dict[tuple[str, tuple[str, ...]], EngineRequest] = {}
         self._numbers = itertools.count()
 

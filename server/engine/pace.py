@@ -15,9 +15,16 @@ from dataclasses import dataclass
 
 from server.core.errors import DeadlineExceededError, Refusal
 
-_WINDOW_S = 5.0
+_WINDOW_S = 2.0
 _WINDOW_ROWS = 64
+# Steps of a batch that is not full are short, and many in a second: after them a longer memory would take long to tell
+# what steps are like now.
+_WINDOW_STEPS = 32
 _MIN_NUM_ROWS = 16
+
+MARGIN = 1.25
+"""What estimates are multiplied by. Beyond capacity everybody waits behind as many as the estimate allows: were it just
+right, half of all answers would be late, and what was done for them lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class Pace:
         Raises:
             DeadlineExceededError: If there are others, and its answer would not be whole in the time it has left.
         """
-        late_s = self.wait_s(num_ahead) + self.answer_s(max_new_tokens) - time_left_s
+        late_s = MARGIN * (self.wait_s(num_ahead) + self.answer_s(max_new_tokens)) - time_left_s
         if num_ahead and late_s > 0:
             raise DeadlineExceededError(
                 f"the answer would come about {late_s:.1f} s after its deadline: {num_ahead} requests are before it",
@@ -63,7 +70,7 @@ class Pace:
         Raises:
             DeadlineExceededError: If its answer would not be whole in the time it has left.
         """
-        late_s = self.answer_s(max_new_tokens) - time_left_s
+        late_s = MARGIN * self.answer_s(max_new_tokens) - time_left_s
         if late_s > 0:
             raise DeadlineExceededError(
                 f"it waited too long: the answer would come about {late_s:.1f} s after its deadline",
@@ -77,7 +84,7 @@ class PaceMeter:
     def __init__(self) -> None:
         """Know nothing yet."""
         self._starts = _Mean(max_total=_WINDOW_S)
-        self._steps = _Mean(max_total=_WINDOW_S)
+        self._steps = _Mean(max_count=_WINDOW_STEPS)
         self._firsts = _Mean(max_count=_WINDOW_ROWS)
         self._lengths = _Mean(max_count=_WINDOW_ROWS)
         self._squares = _Mean(max_count=_WINDOW_ROWS)

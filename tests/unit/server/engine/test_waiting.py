@@ -5,7 +5,7 @@ import pytest
 from server.core.errors import DeadlineExceededError, Refusal, ResourceExhaustedError
 from server.core.sampling import SamplingParams
 from server.engine.base import EngineRequest
-from server.engine.pace import Pace
+from server.engine.pace import MARGIN, Pace
 from server.engine.waiting import Place, WaitingCounts
 
 
@@ -92,7 +92,7 @@ PACE = Pace(start_s=1.0, first_s=0.5, step_s=0.1, num_tokens=40.0)
 
 def test_request_that_would_be_late_is_refused_and_not_before_others_wait() -> None:
     counts = filled(100, *[("flood", 0)] * 10)
-    late, in_time = asking("flood", 110.4), asking("flood", 110.6)
+    late, in_time = asking("flood", 100 + MARGIN * 10.4), asking("flood", 100 + MARGIN * 10.6)
     with pytest.raises(DeadlineExceededError):
         counts.check_in_time(late, PACE, 100.0, 0)
     counts.check_in_time(in_time, PACE, 100.0, 0)

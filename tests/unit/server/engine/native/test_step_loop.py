@@ -7,6 +7,7 @@ pytest.importorskip("torch", reason="needs torch")
 
 from server.core.errors import DeadlineExceededError, Refusal, ResourceExhaustedError  # noqa: E402
 from server.core.outputs import FinishReason  # noqa: E402
+from server.engine.pace import MARGIN  # noqa: E402
 from tests.fixtures.simulated_steps import Asked, SimulatedSteps, StepCost  # noqa: E402
 
 STEP_S = 0.125  # a power of two, so that sums of it are exact
@@ -57,10 +58,10 @@ def test_deadline_that_cannot_be_met_behind_others_is_refused_at_once(engine: En
         engine.get(str(number))
     engine.step()
     with pytest.raises(DeadlineExceededError) as refused:
-        engine.get("late", 8 * START_S + ANSWER_S - 3 * STEP_S)
+        engine.get("late", MARGIN * (8 * START_S + ANSWER_S - 3 * STEP_S))
     assert refused.value.refusal is Refusal.TOO_LATE_TO_WAIT
     assert engine.loop._waiting.num == 8
-    engine.get("in time", 8 * START_S + ANSWER_S + 4 * STEP_S)
+    engine.get("in time", MARGIN * (8 * START_S + ANSWER_S + 4 * STEP_S))
     engine.step(ANSWER_STEPS * 6)
     assert engine.reason("in time") is FinishReason.STOP
 
