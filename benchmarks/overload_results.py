@@ -185,6 +185,7 @@ def plot(result: OverloadResult, picture: Path) -> None:
         places = np.arange(len(names)) + 0.4 * offset
         waits.bar(places, [getattr(run, of)[1] for run in result.floods], 0.4, label=f"p99 {label}")
         waits.plot(places, [getattr(run, of)[0] for run in result.floods], "k_", label=f"p50 {label}")
+    waits.margins(y=0.4)  # room for the legend
     waits.set_xticks(np.arange(len(names)) + 0.2, names)
     waits.set(xlabel="run", ylabel="e2e latency, ms", ylim=(0, None))
     for axes in (goods, waits):
