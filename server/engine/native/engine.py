@@ -53,9 +53,9 @@ __all__ = ["NativeEngine", "NativeEngineConfig"]
 _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-# What part of the seats floods may take while another tenant is about. On a CPU every row makes a step longer, on a GPU
-# hardly.
-_FLOOD_SHARE = {"cpu": 1 / 16, "cuda": 1 / 2}
+# What part of the seats floods may take while another tenant is about. On a CPU every row makes a step longer, and its
+# prompt takes the others' time; on a GPU hardly.
+_FLOOD_SHARE = {"cpu": 1 / 32, "cuda": 1 / 2}
 # Encoder work between two decode steps, by device: about three times what the decode step of a full batch takes.
 _PREFILL_TOKENS_PER_STEP = {"cpu": 256, "cuda": 4096}
 FEATURES = frozenset(Feature) - {Feature.GRAMMAR, Feature.PROMPT_LOGPROBS}
