@@ -40,9 +40,9 @@ test: test-fast test-slow test-torch
 test-fast: install
 	$(BIN)/python -m pytest -q --numprocesses auto -m "not slow and not torch and not gpu and not vllm"
 
-# Whole servers: killed, flooded, in pairs, called with whatever comes to mind.
+# Whole servers: killed, flooded, in pairs, called with whatever comes to mind. They wait more than they compute.
 test-slow: install
-	$(BIN)/python -m pytest -q --numprocesses auto -m "slow and not torch and not gpu and not vllm"
+	$(BIN)/python -m pytest -q --numprocesses $$(( $$(nproc) * 3 / 2 )) -m "slow and not torch and not gpu and not vllm"
 
 # Faults: kills, a full disk, a store gone silent, a clock that jumps. Ends with a table of what each did.
 chaos: install

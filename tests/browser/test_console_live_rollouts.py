@@ -184,6 +184,9 @@ async def test_quality_draws_what_both_versions_really_scored(
 async def test_real_rollouts_and_scores_fit_a_phone(
     browser: Browser, server: RunningServer, story: RolloutStory
 ) -> None:
+    await story.client.put(f"/v1/adapters/{NAME}/aliases/stable", json={"version": 1})
+    begun = await story.begin(2, percent=50)
+    await story.call_until_ended(begun["id"], best=2, max_num_calls=_MAX_NUM_CALLS)
     async with visit(browser, PHONE, "dark") as opened:
         for name, words in (("rollouts", "candidate is better"), ("quality", "ROUGE-L over time")):
             await opened.page.goto(f"{server.http}/console#/{name}")
