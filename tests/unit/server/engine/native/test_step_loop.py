@@ -48,7 +48,7 @@ def test_pace_is_what_the_steps_take(engine: Engine) -> None:
     engine.step()
     pace = engine.loop.stats.pace
     assert pace is not None
-    assert pace.start_s == pytest.approx(START_S, rel=0.1)
+    assert pace.start_s == pytest.approx(START_S, rel=0.15)  # of the few starts that a short memory holds
     assert (pace.first_s, pace.step_s, pace.num_tokens) == (STEP_S, STEP_S, NUM_TOKENS)
 
 
