@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.asyncio(lo
 BASE, LORA = "base", "qv-2"
 NUM_SEQS = 4
 LONG = 1500
+SEEN_S = 10.0
 # For a busy machine: a launch takes half a minute on an idle one.
 PATIENCE_S = 300.0
 PROMPT = list(range(5, 45))
@@ -51,10 +53,14 @@ class Server:
         """Ask for one answer."""
         return await self.client.post("/v1/completions", json=body(model, max_tokens))
 
-    async def events(self, model: str, max_tokens: int) -> list[dict[str, object]]:
+    async def events(
+        self, model: str, max_tokens: int, may_read: asyncio.Event | None = None
+    ) -> list[dict[str, object]]:
         """Stream one answer to its end; the last event is ``{}`` if that was ``[DONE]``."""
         async with self.client.stream("POST", "/v1/completions", json=body(model, max_tokens, stream=True)) as response:
             assert response.status_code == 200
+            if may_read is not None:
+                await may_read.wait()
             lines = [line async for line in response.aiter_lines()]
         told = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
         return [{} if data == "[DONE]" else json.loads(data) for data in told]
@@ -69,14 +75,19 @@ class Server:
     ) -> list[asyncio.Task[list[dict[str, object]]]]:
         """Begin to stream answers, and return once as many of them as fit are seen in the batch.
 
-        Where this process gets no turn for so long that answers are over before it looks, it begins anew.
+        None is read before: this process would see nothing else meanwhile. Where it gets no turn for so long that
+        answers are over before it looks, it begins anew.
         """
         for _ in range(5):
-            streams = [asyncio.create_task(self.events(model, max_tokens)) for model in models]
-            while not any(stream.done() for stream in streams):
-                if await self.gauge("medley_requests_running") == min(len(models), NUM_SEQS):
+            may_read = asyncio.Event()
+            streams = [asyncio.create_task(self.events(model, max_tokens, may_read)) for model in models]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SEEN_S):
+                    while await self.gauge("medley_requests_running") != min(len(models), NUM_SEQS):  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+                    may_read.set()
                     return streams
-                await asyncio.sleep(0.02)
+            may_read.set()
             await asyncio.gather(*streams)
         raise AssertionError("answers are always over before they are seen running")
 
