@@ -5,7 +5,7 @@ Knows neither figures nor how progress is shown.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import cast
 
 from loadtest.churn import Operator
@@ -78,7 +78,7 @@ class Session:
         async with create_senders(self._shares, target, self._credentials, keep) as senders:
             zero_s = asyncio.get_running_loop().time() + _LEAD_S + self._scenario.warm_up.duration_s
             async with self._beside(zero_s):
-                await _first(senders.run(zero_s), watch.until_gone())
+                await together((senders.run(zero_s), watch.until_gone()), asyncio.FIRST_COMPLETED)
 
     async def _get_ready(self) -> None:
         """Make adapters and send the rounds of the warm-up."""
@@ -125,11 +125,16 @@ def _ignore(record: RequestRecord) -> None:
     del record
 
 
-async def _first(work: Coroutine[None, None, None], watch: Coroutine[None, None, None]) -> None:
-    """Wait for the work, or for the watch to raise, and leave neither running."""
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(watch)]
+async def together(works: Iterable[Coroutine[None, None, None]], until: str) -> None:
+    """Wait for works, and leave none running.
+
+    Args:
+        works: What runs at once.
+        until: When it is over, as :func:`asyncio.wait` names it; what any that is done by then raised is raised.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=until)
         for task in done:
             task.result()
     finally:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from loadtest.preparation import prepare
 from loadtest.recording import Recording
 from loadtest.records import Outcome, RequestRecord, is_measured
 from loadtest.scenario import Scenario
-from loadtest.session import Session
+from loadtest.session import Session, together
 from loadtest.soak.processes import ProcessSample, ProcessTree
 from loadtest.soak.traffic import Watched, lanes_of
 
@@ -93,7 +93,7 @@ class Soak:
             keep = partial(self._keep, zero_s)
             loads = [Session(recording, on_record=keep).run() for recording in self.recordings.values()]
             looking = asyncio.create_task(self._look(zero_s, file))
-            sending = asyncio.create_task(_all(loads))
+            sending = asyncio.create_task(together(loads, asyncio.FIRST_EXCEPTION))
             try:
                 await asyncio.wait({looking, sending}, return_when=asyncio.FIRST_COMPLETED)
                 (sending if sending.done() else looking).result()
@@ -125,16 +125,3 @@ class Soak:
             if self._on_progress is not None:
                 self._on_progress(self)
             await asyncio.sleep(self._every_s)
-
-
-async def _all(loads: Sequence[Coroutine[None, None, None]]) -> None:
-    """Wait for all, and for none any more once one has failed."""
-    tasks = [asyncio.ensure_future(load) for load in loads]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
