@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Page
 
 from adapters.registry import Change
 from server.access.keys import KeyRing
@@ -18,9 +18,23 @@ from tests.fixtures.chromium import Visit, chromium, program, visit
 from tests.fixtures.peft_files import Files, lora_files, prompt_files
 from tests.fixtures.running_server import RunningServer, fake_engine, running_server
 
+# How many dots of a chart have the colour of its first line, as good as.
+_DRAWN = """(index) => {
+    const canvas = document.querySelectorAll(".plot canvas")[index];
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const wanted = getComputedStyle(document.documentElement).getPropertyValue("--line-1").trim();
+    const rgb = [1, 3, 5].map((at) => parseInt(wanted.slice(at, at + 2), 16));
+    let num = 0;
+    for (let at = 0; at < data.length; at += 4) {
+        const isNear = rgb.every((value, i) => Math.abs(data[at + i] - value) < 12);
+        if (data[at + 3] > 200 && isNear) num += 1;
+    }
+    return num;
+}"""
 # The scorer takes longer to load than a page; the few tests that need it wait.
 COLD = EvaluationConfig(warm_at_start=False)
 _SCORED_S = 180
+_DRAWN_S = 20
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,13 @@ async def scored(server: RunningServer, label: str = "dialogsum:1") -> Mapping[s
             for entry in (await client.get("/v1/evaluations")).json()["evaluations"]:
                 if entry["adapters"] == label and entry["num_scored"] >= 3:
                     return dict(entry["means"])
+            await asyncio.sleep(0.1)
+
+
+async def drawn(page: Page, more_than: int) -> None:
+    """Wait until the first chart shows more dots of its first line than that: a chart is drawn after it is there."""
+    async with asyncio.timeout(_DRAWN_S):
+        while await page.evaluate(_DRAWN, 0) <= more_than:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, expect
 
 from server.service.rollouts import RolloutConfig
-from tests.browser.test_console_figures import DRAWN
+from tests.browser.conftest import drawn
 from tests.browser.test_console_upload import choose, open_upload
 from tests.fixtures.chromium import PHONE, Visit, visit
 from tests.fixtures.peft_files import lora_files
@@ -23,6 +23,7 @@ from tests.fixtures.running_server import RunningServer, fake_engine, running_se
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
+PERIOD = {"window_s": 60, "num_windows": 20}
 _NUM_CALLS = 48
 _MAX_NUM_CALLS = 1600
 # The page asks every five seconds.
@@ -83,14 +84,14 @@ async def rollout_of(story: RolloutStory) -> dict[str, Any]:
     return found
 
 
-async def is_written(story: RolloutStory) -> dict[str, Any]:
-    """Wait until the figures no longer change, and return the newest rollout."""
-    async with asyncio.timeout(30):
+async def all_scored(story: RolloutStory) -> None:
+    """Wait until every answer that brought a reference has its scores: they come after it."""
+    async with asyncio.timeout(60):
         while True:
-            before = await rollout_of(story)
-            await asyncio.sleep(0.5)
-            if (found := await rollout_of(story))["arms"] == before["arms"]:
-                return found
+            entries = (await story.client.get("/v1/evaluations", params=PERIOD)).json()["evaluations"]
+            if sum(entry["num_scored"] for entry in entries) == story.served.total():
+                return
+            await asyncio.sleep(0.1)
 
 
 async def end(page: Page, button: str) -> None:
@@ -106,7 +107,8 @@ async def test_canary_is_started_watched_and_rolled_back_in_the_page(
     await start(page, server, 2, is_automatic=False)
     await expect(newest(page).get_by_role("heading")).to_have_text(f"{NAME}@stable: version 1 → 2")
     await calls(story, best=1)
-    arms = (await is_written(story))["arms"]
+    await all_scored(story)
+    arms = (await rollout_of(story))["arms"]
     assert arms["stable"]["num_scored"] + arms["candidate"]["num_scored"] == _NUM_CALLS
     for arm, figures in arms.items():
         row = newest(page).get_by_role("row").filter(has=page.get_by_role("rowheader", name=arm))
@@ -157,9 +159,10 @@ async def test_quality_draws_what_both_versions_really_scored(
     page = desk.page
     for best in (1, 2):
         await calls(story, best)
+    await all_scored(story)
     await page.goto(f"{server.http}/console#/quality")
     await page.get_by_label("Time", exact=True).select_option("60x20")
-    answer = await story.client.get("/v1/evaluations", params={"window_s": 60, "num_windows": 20})
+    answer = await story.client.get("/v1/evaluations", params=PERIOD)
     for entry in answer.json()["evaluations"]:
         if entry["num_scored"] == 0:
             continue
@@ -177,7 +180,7 @@ async def test_quality_draws_what_both_versions_really_scored(
         await page.get_by_text("ROUGE-L over time as a table").click()
     # The other line may cover it.
     await page.get_by_label(f"Draw {NAME}:2").uncheck()
-    assert await page.evaluate(DRAWN, 0) > 10
+    await drawn(page, 10)
     assert await desk.grave_findings() == []
 
 
