@@ -13,6 +13,7 @@ from training.methods import METHODS
 
 CONFIGS = Path(training.config.__file__).parent / "configs"
 SHIPPED = {
+    "banking-intent": "lora",
     "clinic-note": "lora",
     "dialogsum": "lora",
     "dialogsum-biases": "selective",
@@ -27,6 +28,7 @@ SHIPPED = {
     "dialogsum-prompt": "prompt",
     "dialogsum-qlora": "qlora",
     "dialogsum-topic": "lora",
+    "film-polarity": "lora",
     "flan-t5-base-dialogsum-full": "full",
     "flan-t5-base-dialogsum-lora": "lora",
     "flan-t5-base-dialogsum-prompt": "prompt",
