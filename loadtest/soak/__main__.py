@@ -27,8 +27,9 @@ from loadtest.soak.traffic import Watched
 from loadtest.soak.verdict import verdict_of
 from loadtest.variants import SourceError
 
-# Fewer places for adapters than adapters that are asked for, so that some must always go.
-_OWN_SETTINGS = {"engine": {"max_loras": 4}}
+# Fewer places for adapters than adapters that are asked for, on the device and in host memory, so that some must always
+# go and memory is full soon.
+_OWN_SETTINGS = {"engine": {"max_loras": 4, "max_host_adapter_bytes": 64 << 20}}
 _TOLD_EVERY_S, _START_S = 60.0, 300.0
 
 app = typer.Typer(add_completion=False)
