@@ -5,7 +5,7 @@ It does not know how tasks are learned, only the matrix that a sequence of them 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +25,12 @@ from training.studies.sequence import (
     summary,
 )
 
-_FIGURES = {"f_earlier": "F, earlier tasks", "f_held_out": "F, held-out tasks", "last_task": "last task"}
+_FIGURES = {
+    "f_earlier": "F, earlier tasks",
+    "f_held_out": "F, held-out tasks",
+    "f_switched_off": "the same, adapter off",
+    "last_task": "last task",
+}
 # The row the others are set beside, where there is one of this name.
 _FULL = "full"
 
@@ -40,6 +45,8 @@ class Row:
         columns: Names of the tasks, held-out ones last.
         num_tasks: How many of them were learned.
         matrices: R of each seed that ended well.
+        switched_off: Of the same seeds, the held-out tasks before and after with the adapter switched off; empty where
+            there is none.
         errors: Of the others.
     """
 
@@ -48,6 +55,7 @@ class Row:
     columns: list[str]
     num_tasks: int
     matrices: list[Matrix]
+    switched_off: list[Matrix]
     errors: list[str]
 
     def figures(self) -> dict[str, float]:
@@ -56,7 +64,7 @@ class Row:
         Raises:
             Nothing.
         """
-        each = [summary(matrix, self.num_tasks) for matrix in self.matrices]
+        each = self._each()
         return {name: fmean(one[name] for one in each) for name in (each[0] if each else ())}
 
     def cells(self) -> list[str]:
@@ -65,8 +73,13 @@ class Row:
         Raises:
             Nothing.
         """
-        each = [summary(matrix, self.num_tasks) for matrix in self.matrices]
+        each = self._each()
         return [_cell([one[name] for one in each if name in one]) for name in _FIGURES]
+
+    def _each(self) -> list[Mapping[str, float]]:
+        return [
+            summary(matrix, self.num_tasks, off) for matrix, off in zip(self.matrices, self.switched_off, strict=True)
+        ]
 
 
 def run(config: ForgettingConfig, places: StudyPlaces) -> Path:
@@ -106,6 +119,7 @@ def _row(one: MethodRun, restraint: Restraint, config: ForgettingConfig, places:
         columns=done[0]["columns"] if done else [],
         num_tasks=len(config.tasks),
         matrices=[figures["matrix"] for figures in done],
+        switched_off=[figures["switched_off"] for figures in done],
         errors=[f"{outcome.name}: {outcome.error}" for outcome in outcomes if outcome.figures is None],
     )
 
@@ -128,8 +142,8 @@ def _one_seed(
         learner = make_learner(one, seed)
         tasks = [load_task(recipe, places.data, learner.base, config.num_cases) for recipe in recipes]
         learned, held_out = tasks[: len(config.tasks)], tasks[len(config.tasks) :]
-        matrix = learn_in_sequence(learner, learned, held_out, restraint, folder)
-        return {"columns": [task.name for task in tasks], "matrix": matrix}
+        found = learn_in_sequence(learner, learned, held_out, restraint, folder)
+        return {"columns": [task.name for task in tasks], **asdict(found)}
 
     return run_once(places.out / "runs" / f"{one.name}-{kind}-{seed}", settings, learn)
 
@@ -222,8 +236,9 @@ averaged over the tasks (Chaudhry et al. 2018): 0 is nothing lost, below 0 is a 
 before the last; *held-out tasks* never were. *Last task* is the score of the task learned last: a restraint that lowers
 it has held back learning, too. Of several seeds the mean is shown, and the smallest and largest.
 
-Adapters leave the base alone: without the adapter nothing is forgotten at all. What is measured here is the adapter
-that stays on while it learns one task after another.
+The adapter stays on while it learns one task after another, and for tasks it is not for. *Adapter off* is how a server
+uses it: held-out tasks are asked of the base alone, which an adapter leaves as it was; a base that was fine-tuned whole
+cannot be had back.
 
 Ways to hold back ({mitigations}): `replay` mixes that share of earlier tasks' examples in; `l2sp` and `kl` hold weights
 or outputs near what they were before the current task; `ewc` does so by what mattered to earlier tasks, by the

@@ -16,7 +16,9 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from training.batch import MAX_SOURCE_TOKENS, MAX_TARGET_TOKENS, Batch, Pair, collate, collate_causal, length_batches
 from training.checkpoint import RunFolder
@@ -59,12 +61,24 @@ class Past:
     importance: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a sequence came to. A score is ROUGE-L in percent over a task's cases.
+
+    Attributes:
+        matrix: R, a row before any training and one after each task, a column a task, held-out ones last.
+        switched_off: Before any training and after all of it, the held-out tasks with the adapter switched off; empty
+            where there is no adapter, or no such task.
+    """
+
+    matrix: list[list[float]]
+    switched_off: list[list[float]]
+
+
 def learn_in_sequence(
     learner: Learner, tasks: Sequence[Task], held_out: Sequence[Task], restraint: Restraint, folder: Path
-) -> list[list[float]]:
-    """Return R: a row before any training and one after each task, a column a task, held-out ones last.
-
-    A score is ROUGE-L in percent over the task's cases.
+) -> Learned:
+    """Learn the tasks one after another, and measure all of them before the first and after each.
 
     Raises:
         TrainingError: a task without a pair that fits a batch.
@@ -72,8 +86,9 @@ def learn_in_sequence(
     """
     model, loop = learner.model, learner.loop
     model.to(torch.bfloat16 if loop.bfloat16 else torch.float32)
-    measured = [*tasks, *held_out]
-    matrix, past = [_scores(learner, measured)], Past()
+    measured, can_be_off = [*tasks, *held_out], isinstance(model, PeftModel) and bool(held_out)
+    matrix, past = [_scores(model, learner.tokenizer, measured)], Past()
+    switched_off = [_switched_off(learner, held_out)] if can_be_off else []
     for number, task in enumerate(tasks):
         trainer = Trainer(
             model=model.train(),
@@ -85,9 +100,9 @@ def learn_in_sequence(
             penalty=_penalty(learner, past, restraint),
         )
         trainer.run()
-        matrix.append(_scores(learner, measured))
+        matrix.append(_scores(model, learner.tokenizer, measured))
         _remember(past, task, restraint, learner)
-    return matrix
+    return Learned(matrix, [*switched_off, _switched_off(learner, held_out)] if can_be_off else [])
 
 
 def forgetting(matrix: Matrix, columns: Sequence[int]) -> float:
@@ -99,12 +114,18 @@ def forgetting(matrix: Matrix, columns: Sequence[int]) -> float:
     return fmean(max(row[column] for row in matrix[:-1]) - matrix[-1][column] for column in columns)
 
 
-def _scores(learner: Learner, tasks: Sequence[Task]) -> list[float]:
-    model = learner.model.eval()
+def _switched_off(learner: Learner, tasks: Sequence[Task]) -> list[float]:
+    # PEFT puts a soft prompt before what is generated even while it is disabled, so the base itself is asked.
+    with learner.model.disable_adapter():
+        return _scores(learner.model.get_base_model(), learner.tokenizer, tasks)
+
+
+def _scores(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, tasks: Sequence[Task]) -> list[float]:
+    model.eval()
     return [
         fmean(
             scores_of(
-                generate_texts(model, learner.tokenizer, [case.prompt for case in task.cases], task.max_new_tokens),
+                generate_texts(model, tokenizer, [case.prompt for case in task.cases], task.max_new_tokens),
                 [case.references for case in task.cases],
             )["rougeL"]
         )
@@ -167,10 +188,10 @@ def mean_matrix(matrices: Sequence[Matrix]) -> list[list[float]]:
     return [[fmean(entries) for entries in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
 
 
-def summary(matrix: Matrix, num_tasks: int) -> Mapping[str, float]:
+def summary(matrix: Matrix, num_tasks: int, switched_off: Matrix = ()) -> Mapping[str, float]:
     """Return F on the tasks learned before the last, F on held-out tasks, and what was learned of the last.
 
-    A kind of task of which there is none is left out.
+    What there is none of is left out: a kind of task, an adapter to switch off.
 
     Raises:
         Nothing.
@@ -181,4 +202,6 @@ def summary(matrix: Matrix, num_tasks: int) -> Mapping[str, float]:
         figures["f_earlier"] = forgetting(matrix, earlier)
     if held_out:
         figures["f_held_out"] = forgetting(matrix, held_out)
+    if switched_off:
+        figures["f_switched_off"] = forgetting(switched_off, range(len(held_out)))
     return figures

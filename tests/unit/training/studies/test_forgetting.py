@@ -31,6 +31,7 @@ def test_forgetting_is_the_best_before_less_the_last_averaged():
     assert forgetting(matrix, [2, 3]) == fmean([20, 5])
     assert summary(matrix, 2) == {"last_task": 60, "f_earlier": 30, "f_held_out": 12.5}
     assert summary([[1], [2]], 1) == {"last_task": 2}
+    assert summary(matrix, 2, [[40, 30], [40, 26]])["f_switched_off"] == 2
     assert forgetting([[10], [12]], [0]) == -2
 
 
@@ -74,8 +75,8 @@ def _figures(two_tasks, folder, mitigation="none", strength=0.0):
 
     learner, tasks = two_tasks
     own = replace(learner, model=copy.deepcopy(learner.model))
-    matrix = learn_in_sequence(own, tasks, [], Restraint(mitigation, strength, 4), folder / f"{mitigation}-{strength}")
-    return matrix, summary(matrix, 2)
+    found = learn_in_sequence(own, tasks, [], Restraint(mitigation, strength, 4), folder / f"{mitigation}-{strength}")
+    return found.matrix, summary(found.matrix, 2)
 
 
 def test_forgetting_falls_over_a_sweep_of_strengths_and_nought_is_plain(tmp_path, two_tasks):
@@ -89,6 +90,32 @@ def test_forgetting_falls_over_a_sweep_of_strengths_and_nought_is_plain(tmp_path
         assert strengths[0] > 0 or weak[0] == plain
         assert figures["f_earlier"] >= weak[1]["f_earlier"]
         assert strong[1]["f_earlier"] < 0.2 * figures["f_earlier"], mitigation
+
+
+@pytest.mark.parametrize(("method", "learning_rate"), [("lora", 0.05), ("prompt", 1.0)])
+def test_learn_in_sequence_adapter_that_is_switched_off_has_forgotten_nothing(
+    method, learning_rate, tmp_path, two_tasks
+):
+    from dataclasses import replace
+
+    from peft import LoraConfig, PromptTuningConfig, get_peft_model
+
+    from training.studies.sequence import Restraint, learn_in_sequence
+
+    learner, (first, second) = two_tasks
+    task_type = learner.base.task_type
+    config = (
+        LoraConfig(task_type=task_type, r=8, target_modules="all-linear")
+        if method == "lora"
+        else PromptTuningConfig(task_type=task_type, num_virtual_tokens=8, num_transformer_submodules=1)
+    )
+    base_knows = learn_in_sequence(learner, [first], [], Restraint(), tmp_path / "base")
+    assert base_knows.matrix[-1][0] > 90
+    loop = replace(learner.loop, learning_rate=learning_rate)
+    own = replace(learner, model=get_peft_model(learner.model, config), loop=loop)
+    found = learn_in_sequence(own, [second], [first], Restraint(), tmp_path / method)
+    assert found.matrix[-1][1] < 50, "with it on, the first task is lost"
+    assert found.switched_off == [[base_knows.matrix[-1][0]]] * 2
 
 
 def test_forgetting_study_tables_every_method_and_reports_failures(tmp_path, tiny_base, tiny_data):
@@ -115,6 +142,8 @@ def test_forgetting_study_tables_every_method_and_reports_failures(tmp_path, tin
     assert "| after topics |" in report
     assert "held (held out)" in report
     assert "F, held-out tasks: `lora` forgets" in report
+    lora = next(line for line in report.splitlines() if line.startswith("| lora |")).split("|")
+    assert lora[5].strip() == "0.0"
     assert (tmp_path / "out" / "sweeps.png").stat().st_size > 1000
     names = {path.name for path in (tmp_path / "out" / "runs").iterdir()}
     assert names == {"full-plain-17", "lora-plain-17", "ia9-plain-17", "full-ewc-1-17"}
