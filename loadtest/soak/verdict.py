@@ -14,7 +14,8 @@ MIB = 1 << 20
 LIMITS: Mapping[str, Limit] = {
     "resident memory": Limit(share=0.05, amount=16.0),
     "file handles": Limit(share=0.05, amount=16.0),
-    "threads": Limit(share=0.0, amount=2.0),
+    # Pools start their threads as works coincide: four for uploads, four for fetches, six for all else.
+    "threads": Limit(share=0.0, amount=8.0),
     "e2e p50": Limit(share=0.25, amount=20.0),
     "e2e p90": Limit(share=0.5, amount=50.0),
 }

@@ -169,8 +169,9 @@ class Recorder:
 
     def _gather(self) -> tuple[list[_Write], bool]:
         """Return what to write next, and whether nothing comes after it; wait for more as long as nobody minds."""
-        writes, until_s, is_last = list[_Write](), time.monotonic() + _GATHER_S, False
+        writes, is_last = list[_Write](), False
         write = self._writes.get()
+        until_s = time.monotonic() + _GATHER_S
         while write is not None:
             writes.append(write)
             if write.done is not None:

@@ -128,7 +128,12 @@ async def test_two_servers_on_one_database_keep_one_account(tmp_path: Path) -> N
                     (await asked.post("/v1/summarize", json=body)).raise_for_status()
                     await asked.get("/v1/evaluations")  # what ended there is written when this answers
                     references = {"request_id": f"r{number}", "references": [TEXT]}
+                    # A report that has waited too long for what ended answers without it, and a scorer may yet start.
                     scored = await told.post("/v1/references", json=references)
+                    async with asyncio.timeout(PATIENCE_S):
+                        while scored.status_code in {404, 503}:
+                            await asyncio.sleep(0.2)
+                            scored = await told.post("/v1/references", json=references)
                     assert scored.status_code == 200, scored.text
             figures = [await base_figures(server) for server in (first, second)]
             for each in figures:

@@ -59,7 +59,7 @@ class Tenants:
 
     def http(self, tenant: str) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {self.tokens[tenant]}"}
-        return httpx.AsyncClient(base_url=self.server.http, headers=headers, timeout=30)
+        return httpx.AsyncClient(base_url=self.server.http, headers=headers, timeout=120)
 
     async def state(self) -> Any:
         """Return what the first tenant sees of its adapter, and its history."""

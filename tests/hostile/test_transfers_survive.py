@@ -21,7 +21,7 @@ from tests.hostile.left import left
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-LEASE_S = 1.0
+LEASE_S = 3.0
 NO_SCORER = EvaluationConfig(warm_at_start=False)
 PATH = "/v1/adapters/half/versions"
 BOUNDARY = b"b0undary"
@@ -155,7 +155,7 @@ async def test_body_of_no_known_kind_is_refused(
 
 async def test_body_that_crawls_is_given_up(server: RunningServer, nothing_left: None) -> None:
     body = multipart()
-    answer = await exchange(server, _form(len(body)), body, pause_s=0.2)
+    answer = await exchange(server, _form(len(body)), body, pause_s=0.4)
     assert error_of(answer)["code"] == "DEADLINE_EXCEEDED"
 
 

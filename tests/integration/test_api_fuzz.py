@@ -35,7 +35,7 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
     status_code_conformance,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def no_fault_of_the_server(_context: object, response: schemathesis.Response, case: schemathesis.Case) -> None:
@@ -91,7 +91,7 @@ def _key_for(server: ServerProcess) -> str:
     with closing(KeyRing(f"sqlite:///{database}")) as ring:
         token, _ = ring.create("fuzz", scopes=frozenset(Scope), change=Change(who="test"))
     until_s = time.monotonic() + 10
-    while httpx.get(f"{server.http}/v1/adapters").status_code != 401:
+    while httpx.get(f"{server.http}/v1/adapters", timeout=60).status_code != 401:
         assert time.monotonic() < until_s
         time.sleep(0.05)
     return token
@@ -144,5 +144,5 @@ def test_calls_without_a_key_are_refused_as_documented(guarded: tuple[ServerProc
 
 
 def test_document_names_every_route(server: ServerProcess) -> None:
-    paths = httpx.get(f"{server.http}/openapi.json").json()["paths"]
+    paths = httpx.get(f"{server.http}/openapi.json", timeout=60).json()["paths"]
     assert {"/v1/summarize", "/v1/adapters/{name}/versions", "/v1/audit", "/v1/load_lora_adapter"} <= set(paths)

@@ -26,7 +26,7 @@ FUZZ = settings(
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 # The table of server.api.grpc.errors without what only our own mistakes are answered with.
 DOCUMENTED = {
     grpc.StatusCode.OK,

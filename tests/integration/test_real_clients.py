@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from server.service.inference import InferenceConfig
 from tests.fixtures.front_end_clients import HttpClient
 from tests.fixtures.peft_files import lora_files, prompt_files
 from tests.fixtures.running_server import RunningServer, fake_engine, running_server
@@ -25,7 +26,9 @@ ENGINE = fake_engine(step_time_s=0.001, max_num_seqs=2, max_num_waiting=4)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningServer]:
-    async with running_server(tmp_path_factory.mktemp("server"), ENGINE) as running:
+    # The scorer is a process that gives way to all others; here an answer waits for it.
+    inference = InferenceConfig(score_wait_s=20.0)
+    async with running_server(tmp_path_factory.mktemp("server"), ENGINE, inference=inference) as running:
         async with HttpClient(running) as uploads:
             await uploads.upload("lora", lora_files(seed=1))
             await uploads.upload("prompt", prompt_files(seed=2))
@@ -222,9 +225,12 @@ class TestOpenAI:
 
     async def test_full_queue_is_a_rate_limit(self, client: openai.AsyncOpenAI, server: RunningServer) -> None:
         streams = []
-        for _ in range(ENGINE.max_num_seqs + ENGINE.max_num_waiting):
-            streams.append(await client.completions.create(model="fake", prompt="x" * 250, stream=True))
-            await asyncio.sleep(0.02)
+        for number in range(1, ENGINE.max_num_seqs + ENGINE.max_num_waiting + 1):
+            asked = {"prompt": "x" * 250, "max_tokens": 256}
+            streams.append(await client.completions.create(model="fake", **asked, stream=True))
+            async with asyncio.timeout(20):
+                while server.stats().num_running < min(number, ENGINE.max_num_seqs):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
         with pytest.raises(openai.RateLimitError) as caught:
             await client.completions.create(model="fake", prompt=TEXT)
         assert caught.value.response.headers["retry-after"] == "1"

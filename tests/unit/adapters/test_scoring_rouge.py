@@ -48,6 +48,7 @@ def test_own_metrics_at_their_limits_equal_rouge_score(prediction: str, referenc
     assert clipped == pytest.approx(expected["rouge1"].precision, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(letters, letters, st.one_of(st.none(), st.integers(0, 5)))
 def test_rouge_s_and_su_equal_plain_counting(prediction: list[str], reference: list[str], max_gap: int | None) -> None:
     def pairs(words: list[str]) -> Counter[tuple[str, ...]]:
@@ -65,6 +66,7 @@ def test_rouge_s_and_su_equal_plain_counting(prediction: list[str], reference: l
     )
 
 
+@settings(deadline=None)
 @given(letters, letters, st.floats(1.0, 3.0))
 def test_rouge_w_is_within_one_and_turns_with_its_arguments(first: list[str], second: list[str], power: float) -> None:
     one_way, other_way = rouge_w(first, second, power), rouge_w(second, first, power)

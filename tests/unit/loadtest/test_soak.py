@@ -61,7 +61,7 @@ def test_memory_that_grows_is_judged_not_flat_and_the_rest_flat() -> None:
 
 
 def test_threads_and_file_handles_that_grow_are_judged_not_flat() -> None:
-    samples = [ProcessSample(at_s, 300 * MIB, 60 + int(at_s / 10), 20 + int(at_s / 60), 3) for at_s in TIMES]
+    samples = [ProcessSample(at_s, 300 * MIB, 60 + int(at_s / 10), 20 + int(at_s / 20), 3) for at_s in TIMES]
     found = {each.title: each.is_flat for each in trends_of(samples, [])}
     assert not found["file handles"]
     assert not found["threads"]

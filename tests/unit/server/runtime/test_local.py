@@ -73,13 +73,15 @@ async def test_signal_drains_running_requests_refuses_new_ones_and_ends_cleanly(
         told = json.loads(ready_file.read_text())
         assert told == {"http": addresses.http, "grpc": addresses.grpc, "pid": os.getpid()}
         assert (await client.get(f"http://{addresses.http}/readyz")).status_code == 200
-        open_request = asyncio.ensure_future(summarize(client, addresses.http, "x" * 40))
-        await asyncio.sleep(0.1)
+        open_request = asyncio.ensure_future(summarize(client, addresses.http, "x" * 100))
+        async with asyncio.timeout(10):
+            while not (await client.get(f"http://{addresses.http}/v1/status")).json()["num_running"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         os.kill(os.getpid(), number)
         await asyncio.sleep(0.05)
         assert (await client.get(f"http://{addresses.http}/readyz")).status_code == 503
         assert (await summarize(client, addresses.http)).status_code == 503
-        assert (await open_request).json()["summary"] == "x" * 40
+        assert (await open_request).json()["summary"] == "x" * 100
         await asyncio.wait_for(server, 10)
     assert not ready_file.exists()
     with locked(tmp_path / "data"):

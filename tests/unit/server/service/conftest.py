@@ -42,7 +42,8 @@ from server.service.uploads import UploadService
 from tests.fixtures.peft_files import Files
 
 _ENGINE = FakeEngineConfig()
-_INFERENCE = InferenceConfig()
+# Answers wait for scores as long as a busy machine may take to make them.
+_INFERENCE = InferenceConfig(score_wait_s=10.0)
 _EVALUATION = EvaluationConfig()
 _CATALOG = CatalogConfig()
 _LOG = LogConfig()

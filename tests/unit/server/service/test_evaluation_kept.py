@@ -28,6 +28,7 @@ from server.evaluation.reports import ReportQuery
 from server.evaluation.schema import REQUESTS
 from server.evaluation.store import EvaluationStore
 from server.service.directory import ServableAdapter
+from server.service.inference import InferenceConfig
 from server.service.reference_files import RowFormat
 from tests.fixtures.outcomes import outcome_of, record_of
 from tests.fixtures.peft_files import lora_files
@@ -178,8 +179,9 @@ async def test_disk_that_hangs_delays_no_answer_and_what_does_not_fit_is_counted
 
 
 async def test_references_are_refused_while_the_database_is_away(
-    room: Room, ask: AskFor, monkeypatch: pytest.MonkeyPatch
+    make_room: MakeRoom, ask: AskFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    room = await make_room(inference=InferenceConfig(score_wait_s=0.25))
     await answer(room, ask())
 
     def away(_entries: object) -> None:

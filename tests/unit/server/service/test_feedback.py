@@ -88,7 +88,7 @@ async def test_answers_are_scored_by_what_their_adapters_ask_for(room: Room, ask
 
 
 async def test_slow_scorer_delays_neither_text_nor_other_requests(make_room: MakeRoom, ask: AskFor) -> None:
-    room = await make_room(inference=InferenceConfig(score_wait_s=0.1))
+    room = await make_room(inference=InferenceConfig(score_wait_s=1.0))
     room.scorer.gate.clear()
     generation = await room.open(ask(references=("base: hello there",)))
     start_s = time.monotonic()
@@ -100,14 +100,14 @@ async def test_slow_scorer_delays_neither_text_nor_other_requests(make_room: Mak
     terminal_s = time.monotonic() - start_s
     assert chunk.finish_reason is FinishReason.STOP
     assert chunk.scores is None
-    assert text_s < 0.05
-    assert terminal_s < 0.3
+    assert text_s < 0.8
+    assert 1.0 <= terminal_s < 10
     assert chunk.timings is not None
-    assert chunk.timings.e2e_ms < 50
+    assert chunk.timings.e2e_ms < 800
     # Another request, without references, meets no wait at all.
     start_s = time.monotonic()
     await answer(room, ask(request_id="r2"))
-    assert time.monotonic() - start_s < 0.05
+    assert time.monotonic() - start_s < 0.8
     room.scorer.gate.set()
     await until_scored(room, 1)
 

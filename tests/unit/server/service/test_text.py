@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -80,6 +80,7 @@ def streamed(tokenizer: Tokenizer, token_ids: list[int], num_per_step: int = 1) 
     return [detokenizer.feed(step) for step in steps] + [detokenizer.finish()]
 
 
+@settings(deadline=None)
 @given(text=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=40), step=st.integers(1, 4))
 @example(text="你好 👋🏽 the fox", step=1)
 @example(text="  two  spaces ", step=1)
@@ -122,6 +123,7 @@ def continued(tokenizer: Tokenizer, token_ids: list[int], num_before: int, num_p
     return "".join(detokenizer.feed(step) for step in steps) + detokenizer.finish()
 
 
+@settings(deadline=None)
 @given(text=st.text("the fox é你👋", min_size=1, max_size=40), data=st.data())
 def test_detokenizer_goes_on_where_the_tokens_before_end(tokenizer: Tokenizer, text: str, data: st.DataObject) -> None:
     token_ids = tokenizer.encode(text, add_special_tokens=False)
@@ -210,6 +212,7 @@ def cut(text: str, stops: tuple[str, ...]) -> str:
     return text[: end - max(len(stop) for stop in stops if text[:end].endswith(stop))]
 
 
+@settings(deadline=None)
 @given(
     text=st.text("ab\n", max_size=30),
     stops=st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3).map(tuple),

@@ -234,11 +234,11 @@ async def test_upload_that_takes_too_long_ends_with_its_deadline(make_room: Make
 async def test_upload_that_is_being_registered_at_its_deadline_counts(
     make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = await make_room(catalog=CatalogConfig(upload_lease_s=1.0))
+    room = await make_room(catalog=CatalogConfig(upload_lease_s=3.0))
     complete = room.registry.complete_version
 
     def slow(*args: object, **options: object) -> VersionRecord:
-        time.sleep(1.2)
+        time.sleep(3.2)
         return complete(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(room.registry, "complete_version", slow)
