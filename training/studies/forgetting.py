@@ -67,14 +67,14 @@ class Row:
         each = self._each()
         return {name: fmean(one[name] for one in each) for name in (each[0] if each else ())}
 
-    def cells(self) -> list[str]:
-        """Return the figures as a table shows them: the mean, and the range where there are several seeds.
+    def cells(self, names: Sequence[str]) -> list[str]:
+        """Return these figures as a table shows them: the mean, and the range where there are several seeds.
 
         Raises:
             Nothing.
         """
         each = self._each()
-        return [_cell([one[name] for one in each if name in one]) for name in _FIGURES]
+        return [_cell([one[name] for one in each if name in one]) if each else "failed" for name in names]
 
     def _each(self) -> list[Mapping[str, float]]:
         return [
@@ -164,8 +164,6 @@ def _report(config: ForgettingConfig, places: StudyPlaces, plain: Sequence[Row],
 
 
 def _method_text(rows: Sequence[Row]) -> str:
-    failed = ["failed"] * len(_FIGURES)
-    lines = [[row.name, len(row.matrices), *(row.cells() if row.matrices else failed)] for row in rows]
     figures = {row.name: row.figures() for row in rows}
     full = figures.get(_FULL, {})
     said = [
@@ -175,7 +173,15 @@ def _method_text(rows: Sequence[Row]) -> str:
         for key in ("f_earlier", "f_held_out")
         if key in own and key in full
     ]
-    return table(["", "seeds", *_FIGURES.values()], lines) + "\n\n" + "\n".join(said)
+    heads = [[row.name, len(row.matrices)] for row in rows]
+    return _table(["", "seeds"], heads, rows) + "\n\n" + "\n".join(said)
+
+
+def _table(titles: Sequence[str], heads: Sequence[Sequence[object]], rows: Sequence[Row]) -> str:
+    """Set figures behind the rows' heads, but for those that no row has."""
+    names = [name for name in _FIGURES if any(name in row.figures() for row in rows)]
+    lines = [[*head, *row.cells(names)] for head, row in zip(heads, rows, strict=True)]
+    return table([*titles, *(_FIGURES[name] for name in names)], lines)
 
 
 def _compared(value: float, other: float) -> str:
@@ -185,11 +191,10 @@ def _compared(value: float, other: float) -> str:
 
 
 def _sweep_text(sweeps: dict[str, list[Row]]) -> str:
-    failed = ["failed"] * len(_FIGURES)
     parts = []
     for mitigation, rows in sweeps.items():
-        lines = [[f"{row.restraint.strength:g}", *(row.cells() if row.matrices else failed)] for row in rows]
-        parts.append(f"### {mitigation}\n\n" + table(["strength", *_FIGURES.values()], lines) + _trend(rows))
+        heads = [[f"{row.restraint.strength:g}"] for row in rows]
+        parts.append(f"### {mitigation}\n\n" + _table(["strength"], heads, rows) + _trend(rows))
     return "\n\n".join([*parts, "![forgetting over strength](sweeps.png)"]) if parts else ""
 
 
