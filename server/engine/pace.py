@@ -21,6 +21,8 @@ _WINDOW_ROWS = 64
 # what steps are like now.
 _WINDOW_STEPS = 32
 _MIN_NUM_ROWS = 16
+# An answer that was cut short, of whole ones: were it none at all, answers would look endless where none is whole.
+_CUT_COUNT = 1 / 16
 
 MARGIN = 1.25
 """What estimates are multiplied by. Beyond capacity everybody waits behind as many as the estimate allows: were it just
@@ -83,7 +85,7 @@ class PaceMeter:
 
     def __init__(self) -> None:
         """Know nothing yet."""
-        self._starts = _Mean(max_total=_WINDOW_S)
+        self._starts = _Mean(max_total=_WINDOW_S, least_count=_MIN_NUM_ROWS)
         self._steps = _Mean(max_count=_WINDOW_STEPS)
         self._firsts = _Mean(max_count=_WINDOW_ROWS)
         self._lengths = _Mean(max_count=_WINDOW_ROWS)
@@ -110,11 +112,12 @@ class PaceMeter:
     def ended(self, num_tokens: int, *, is_whole: bool) -> None:
         """Count an answer's end.
 
-        One that ran out of time counts with the tokens it had, but not as one more: what is left of a full engine would
-        else be the short ones, their mean would fall, and more and more would be begun that cannot be finished.
+        One that ran out of time counts with the tokens it had, but hardly as one more: what is left of a full engine
+        would else be the short ones, their mean would fall, and more and more would be begun that cannot be finished.
         """
-        self._lengths.add(num_tokens, is_whole)
-        self._squares.add(num_tokens**2, is_whole)
+        count = 1.0 if is_whole else _CUT_COUNT
+        self._lengths.add(num_tokens, count)
+        self._squares.add(num_tokens**2, count)
         self._num_ended += is_whole
 
     @property
@@ -128,16 +131,21 @@ class PaceMeter:
 
 
 class _Mean:
-    """A mean in which what is older than about one window counts half, and so on."""
+    """A mean in which what is older than about one window counts half, and so on.
 
-    def __init__(self, *, max_total: float = math.inf, max_count: float = math.inf) -> None:
-        self._max_total, self._max_count = 2 * max_total, 2 * max_count
+    By its total a window ends only once it has so many counts: else it would fade while nothing is counted, and the
+    mean grow without bound.
+    """
+
+    def __init__(self, *, max_total: float = math.inf, max_count: float = math.inf, least_count: int = 0) -> None:
+        self._max_total, self._max_count, self._least_count = 2 * max_total, 2 * max_count, 2 * least_count
         self._total = self._count = 0.0
 
-    def add(self, value: float, count: int) -> None:
+    def add(self, value: float, count: float) -> None:
         self._total += value
         self._count += count
-        if self._total > self._max_total or self._count > self._max_count:
+        is_long = self._total > self._max_total and self._count >= self._least_count
+        if is_long or self._count > self._max_count:
             self._total, self._count = self._total / 2, self._count / 2
 
     @property

@@ -16,7 +16,8 @@ each: no adapter starves, whatever arrives. Without patience (closing at once) h
 sharing, and the median row would wait.
 
 A row that needs two adapters takes both at once or none, so that two rows never wait for each other; only the oldest
-row without a slot keeps one while it waits for the other, and there is one such row at a time.
+row without a slot keeps one while it waits for the other. It goes on keeping it when rows of an earlier class are asked
+before it from then on, and while it does, no other row begins to: there is one such row at a time.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -55,6 +56,7 @@ class ResidentAdapters(Generic[Payload]):
         self._refused_since: dict[str, int] = {}
         self._pass = 0
         self._oldest_refused: str | None = None
+        self._keeper: str | None = None
         self._refused: set[str] = set()
 
     @property
@@ -145,6 +147,8 @@ class ResidentAdapters(Generic[Payload]):
     def release(self, row: Row) -> None:
         """Give back what an ended row held."""
         self._refused_since.pop(row.request.request_id, None)
+        if self._keeper == row.request.request_id:
+            self._keeper = None
         for adapter in self._held.pop(row.request.request_id, ()):
             self._table(adapter).release(adapter.digest, row)
 
@@ -165,17 +169,24 @@ class ResidentAdapters(Generic[Payload]):
         held = self._held.get(holder, ())
         missing = [adapter for adapter in row.adapters if adapter not in held]
         full = [adapter for adapter in missing if not self._table(adapter).can_take(adapter.digest)]
-        if full and not self._is_refused_first(holder, full):
+        if full and not self._may_keep(holder, full):
             return False
         taken = tuple(adapter for adapter in missing if adapter not in full)
         self._held[holder] = (*held, *taken)
+        if full and self._held[holder]:
+            self._keeper = holder
+        elif self._keeper == holder:
+            self._keeper = None
         for adapter in taken:
             if self._table(adapter).take(adapter.digest, row):
                 self._load(adapter)
         return not full
 
-    def _is_refused_first(self, holder: str, full: list[ResolvedAdapter]) -> bool:
-        """Record that a row lacks slots; return whether it is the oldest such row, and close slots if it waited long.
+    def _may_keep(self, holder: str, full: list[ResolvedAdapter]) -> bool:
+        """Record that a row lacks slots, close some if it is the oldest such row and waited long.
+
+        Returns:
+            Whether the row may keep the slots it has or can have while it waits for the others.
 
         Raises:
             ResourceExhaustedError: If they will never be free.
@@ -187,13 +198,13 @@ class ResidentAdapters(Generic[Payload]):
                 )
         self._refused.update(adapter.digest for adapter in full)
         since = self._refused_since.setdefault(holder, self._pass)
-        if self._oldest_refused is not None:
-            return False
-        self._oldest_refused = holder
-        if self._pass - since >= PATIENCE_STEPS:
-            for adapter in full:
-                self._table(adapter).close_soonest()
-        return True
+        is_oldest = self._oldest_refused is None
+        if is_oldest:
+            self._oldest_refused = holder
+            if self._pass - since >= PATIENCE_STEPS:
+                for adapter in full:
+                    self._table(adapter).close_soonest()
+        return self._keeper == holder or (is_oldest and self._keeper is None)
 
     def _is_loaded(self, adapter: ResolvedAdapter) -> bool:
         slot = self._table(adapter).find(adapter.digest)

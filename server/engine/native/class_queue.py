@@ -40,6 +40,8 @@ class ClassQueue:
 
     def add(self, row: Row) -> None:
         """Put a row behind those of its class and tenant."""
+        if not self._of(row):
+            del self._num_passes[row.request.priority]
         self._of(row).add(row)
 
     def first(self, count: int) -> tuple[Row, ...]:
@@ -79,8 +81,9 @@ class ClassQueue:
         own = row.request.priority
         del self._num_passes[own]
         for priority, rows in self._classes.items():
-            if priority > own:
-                self._num_passes[priority] = self._num_passes[priority] + 1 if len(rows) else 0
+            # One that is empty now may have rows that were taken and are to be put back: its turn is not over.
+            if priority > own and len(rows):
+                self._num_passes[priority] += 1
 
     def leave(self, row: Row) -> None:
         """Give back what a started row was charged and did not take; call it once, at its end."""

@@ -60,7 +60,27 @@ def test_answers_cut_short_do_not_make_answers_look_short() -> None:
         meter.ended(10, is_whole=False)
     pace = meter.pace
     assert pace is not None
-    assert pace.num_tokens >= 20
+    assert pace.num_tokens > 18
+
+
+def test_answers_that_are_all_cut_short_do_not_look_endless() -> None:
+    meter = measured(16)
+    for _ in range(100_000):
+        meter.ended(10, is_whole=False)
+    assert meter.pace is not None
+    assert meter.pace.num_tokens < 200
+
+
+def test_nothing_started_for_long_does_not_make_the_next_start_look_far() -> None:
+    meter = measured(100)
+    for _ in range(16):
+        for _ in range(99):
+            meter.stepped(0.1, 0, is_room_short=True)
+        meter.stepped(0.1, 1, is_room_short=True)
+    for _ in range(99):
+        meter.stepped(0.1, 0, is_room_short=True)
+    assert meter.pace is not None
+    assert meter.pace.start_s < 12
 
 
 def test_pace_of_a_slow_while_is_forgotten() -> None:

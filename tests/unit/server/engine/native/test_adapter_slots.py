@@ -187,6 +187,32 @@ def test_oldest_row_of_two_adapters_keeps_one_while_it_waits_for_the_other() -> 
     assert set(device.adapters.resident) == {"b", "q"}
 
 
+def test_rows_of_two_adapters_that_are_asked_in_another_order_never_keep_what_the_other_needs() -> None:
+    device = Device(num_loras=1, num_prompts=1)
+    running = row("running", prompt("p0"))
+    device.run(running)
+    kept, urgent = row("kept", lora("w1"), prompt("p1")), row("urgent", lora("w2"), prompt("p2"))
+    device.ask(kept)
+    device.adapters.release(running)
+    # From now on the other one is asked first, as one of an earlier class would be.
+    answers = [device.ask(urgent, kept) for _ in range(3)]
+    assert answers[-1] == [False, True]
+    device.adapters.release(kept)
+    device.ask(urgent)
+    assert device.ask(urgent) == [True]
+
+
+def test_keeper_that_is_gone_leaves_its_place_to_the_next() -> None:
+    device = Device(num_loras=1, num_prompts=1)
+    running = row("running", prompt("p0"))
+    device.run(running)
+    gone, later = row("gone", lora("w1"), prompt("p1")), row("later", lora("w2"), prompt("p2"))
+    device.ask(gone, later)
+    device.adapters.release(gone)
+    device.ask(later)
+    assert "w2" in device.adapters.resident
+
+
 def test_row_of_two_adapters_behind_another_one_takes_none() -> None:
     device = Device(num_loras=1, num_prompts=1)
     user = row("1", prompt("p"))

@@ -62,6 +62,18 @@ def test_class_that_waited_in_vain_and_came_back_starts_anew() -> None:
     assert take(queue) == "back"
 
 
+def test_class_whose_row_is_put_back_at_its_turn_keeps_the_turn() -> None:
+    queue = filled(row("later", 1), *(row(f"{i}") for i in range(100)))
+    for _ in range(MAX_PASSES):
+        take(queue)
+    refused = queue.pop()
+    assert refused is not None
+    assert refused.request.request_id == "later"
+    take(queue)
+    queue.put_back([refused])
+    assert take(queue) == "later"
+
+
 def test_flood_of_one_tenant_ages_past_nobody() -> None:
     queue = filled(*(row(f"flood-{i}", tenant="flood") for i in range(500)))
     for _ in range(300):

@@ -48,6 +48,18 @@ def test_light_tenant_is_expected_back_for_a_while() -> None:
     assert not limit._seen_s.keys() - {"flood"}
 
 
+def test_tenants_with_one_row_each_are_light_however_many_there_are() -> None:
+    limit = looked(dict.fromkeys("abcdefghijkl", 1), dict.fromkeys("abcdefghijkl", 0))
+    limit.look(dict.fromkeys("abcdefghijk", 1), dict.fromkeys("abcdefghijk", 0), 100.5)
+    assert limit.held == frozenset()
+
+
+def test_flood_that_is_away_for_a_moment_holds_no_other_one() -> None:
+    limit = looked({"a": 20, "b": 20}, {"a": 4, "b": 4})
+    limit.look({"a": 20}, {"a": 8}, 100.5)
+    assert limit.held == frozenset()
+
+
 def test_rows_that_may_start_are_those_of_light_tenants_and_what_the_limit_leaves() -> None:
     waiting = {"flood": 20, "light": 3}
     assert looked(waiting, {"flood": 1, "light": 0}).num_startable(waiting) == 4
