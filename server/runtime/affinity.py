@@ -88,4 +88,5 @@ def choose(key: str, loads: Mapping[str, int], spill: Spill, draw: random.Random
 
 
 def _weight(key: str, replica: str) -> bytes:
-    return blake2b(f"{key}\0{replica}".encode(), digest_size=8).digest()
+    # The key is as the caller wrote it; whether it names an adapter is for the replica to say.
+    return blake2b(f"{key}\0{replica}".encode("utf-8", "surrogatepass"), digest_size=8).digest()

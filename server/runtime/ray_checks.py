@@ -1,6 +1,7 @@
 """Whether a server may run in several replicas. Knows no Ray, so that it is said before that is started."""
 
 from server.core.errors import FailedPreconditionError
+from server.runtime.affinity import Spill
 from server.settings import Settings
 
 
@@ -9,11 +10,14 @@ def check_may_replicate(settings: Settings) -> None:
 
     Raises:
         FailedPreconditionError: If they would not share their registry or their store, or TLS is asked for.
+        InvalidArgumentError: If ``ray.spill_least`` or ``ray.spill_factor`` is out of range: a door that finds out only
+            later would leave every call unanswered.
     """
     if settings.tls.is_on:
         raise FailedPreconditionError(
             "Ray Serve's gRPC proxy has no TLS: end it in front of the cluster, and leave tls out"
         )
+    Spill(settings.ray.spill_least, settings.ray.spill_factor)
     if settings.ray.most_replicas == 1:
         return
     if settings.registry_url.startswith("sqlite"):

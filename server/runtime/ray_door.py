@@ -170,6 +170,7 @@ class HttpDoor:
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
+            scope = _at_the_root(scope)
             spool = await self._read(scope["path"], receive)
             if spool is not None:
                 await self._pass_on(scope, spool, receive, send)
@@ -216,6 +217,15 @@ class HttpDoor:
             scope["method"] in _HARMLESS_METHODS or path in INFERENCE_PATHS or bool(headers.get("idempotency-key"))
         )
         return Call("http", (plain, spool.parts), adapter_key(named), may_repeat)
+
+
+def _at_the_root(scope: Scope) -> Scope:
+    """Return the scope as if the application stood at ``/``: limits, scopes of keys and routes go by the whole path."""
+    prefix = scope.get("root_path", "").rstrip("/")
+    if not prefix or not scope["path"].startswith(f"{prefix}/"):
+        return {**scope, "root_path": ""}
+    raw_path = (scope.get("raw_path") or b"")[len(prefix.encode()) :]
+    return {**scope, "path": scope["path"][len(prefix) :], "raw_path": raw_path, "root_path": ""}
 
 
 def _is_body(message: Message) -> bool:

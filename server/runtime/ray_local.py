@@ -54,7 +54,7 @@ async def serve_on_ray(settings: Settings, announce: Callable[[Addresses], None]
                 announce(addresses)
                 await stop.wait()
         finally:
-            await asyncio.to_thread(take_down)
+            await asyncio.to_thread(take_down, settings)
 
 
 def join(settings: Settings) -> None:
@@ -133,13 +133,19 @@ def deploy(settings: Settings, addresses: Addresses) -> None:
     _log.info("deployed", extra={"cluster": cluster, "http": addresses.http, "grpc": addresses.grpc})
 
 
-def take_down() -> None:
-    """End the deployment once its running requests have ended, and leave the cluster."""
+def take_down(settings: Settings) -> None:
+    """End the deployment once its running requests have ended, and leave the cluster; one of our own ends with it."""
     import ray
     from ray import serve
 
+    from server.runtime.ray_app import APPLICATION
+
     if ray.is_initialized():
-        serve.shutdown()
+        # Its replicas finish what they have. To shut Serve down kills the proxies with their callers' connections, and
+        # takes away what others have deployed.
+        serve.delete(APPLICATION)
+        if not settings.ray.address:
+            serve.shutdown()
         ray.shutdown()
 
 

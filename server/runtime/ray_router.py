@@ -24,6 +24,9 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """Return the replicas in the order in which they are to be asked, one a rank."""
+        if pending_request:
+            # All are ranked at once: where every one is full, there is nobody else to ask without a pause.
+            pending_request.routing_context.should_backoff = True
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         loads = {
             unique_id: self.replica_queue_len_cache.get(replica.replica_id) or 0

@@ -15,7 +15,9 @@ from tests.fixtures.server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
 
-COMMAND = (sys.executable, "-c", "from loadtest.cli import app; app()")
+# A shell that runs the tests in the background has SIGINT ignored, which a child takes over.
+_LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+COMMAND = (sys.executable, "-c", f"{_LISTEN}; from loadtest.cli import app; app()")
 
 
 @pytest.fixture

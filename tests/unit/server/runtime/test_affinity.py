@@ -26,6 +26,10 @@ def test_key_is_the_name_of_the_first_adapter(references: tuple[str, ...], key: 
     assert adapter_key(references) == key
 
 
+def test_key_that_is_no_text_is_ranked_too() -> None:
+    assert sorted(ranked("\ud800", REPLICAS)) == REPLICAS
+
+
 def test_adapters_spread_evenly() -> None:
     shares = Counter(_first(adapter, IDLE) for adapter in ADAPTERS)
     assert set(shares) == set(REPLICAS)

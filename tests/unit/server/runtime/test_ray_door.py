@@ -53,10 +53,12 @@ async def _http(
     body: bytes = b"{}",
     headers: Sequence[tuple[bytes, bytes]] = (),
     config: HttpConfig | None = None,
+    prefix: str = "",
 ) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
     pieces = iter([{"type": "http.request", "body": body, "more_body": False}])
-    scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"x-request-id", b"r-1"), *headers]}
+    scope = {"type": "http", "method": "POST", "path": prefix + path, "root_path": prefix}
+    scope |= {"raw_path": (prefix + path).encode(), "headers": [(b"x-request-id", b"r-1"), *headers]}
 
     async def receive() -> dict[str, Any]:
         return next(pieces)
@@ -121,6 +123,14 @@ async def test_call_goes_by_the_adapter_its_body_names() -> None:
     await _http(handle, body=b'{"text": "x", "adapters": ["tweets@canary"]}')
     await _http(handle, path="/v1/completions", body=b'{"model": "fake", "prompt": "x"}')
     assert [key for method, key, _ in handle.asked if method == "http"] == ["tweets", ""]
+
+
+async def test_call_behind_a_prefix_is_the_one_without_it() -> None:
+    handle = StandInHandle([WorkingReplica(START, LAST)])
+    await _http(handle, body=b'{"text": "x", "adapters": ["tweets"]}', prefix="/medley")
+    [(key, (scope, _))] = [(key, arguments) for method, key, arguments in handle.asked if method == "http"]
+    # What a key may do and how long a body may be goes by the whole path.
+    assert (key, scope["path"], scope["raw_path"], scope["root_path"]) == ("tweets", INFER, INFER.encode(), "")
 
 
 async def test_body_over_its_limit_is_cut_just_beyond() -> None:

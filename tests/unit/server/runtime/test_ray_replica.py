@@ -13,7 +13,7 @@ from medley.v1 import adapter_pb2
 from medley.v1 import inference_pb2 as pb
 from server.api.grpc.access import GRPC_RULES
 from server.api.grpc.in_process import METHODS, Ended
-from server.core.errors import FailedPreconditionError
+from server.core.errors import FailedPreconditionError, InvalidArgumentError
 from server.engine.factory import EngineConfig
 from server.evaluation.config import EvaluationConfig
 from server.runtime.ray_checks import check_may_replicate
@@ -169,4 +169,6 @@ def test_replicas_that_would_not_share_are_refused(settings: Any, words: str) ->
 
 def test_one_replica_needs_nothing_shared() -> None:
     check_may_replicate(Settings(ray=RayConfig(num_replicas=1)))
+    with pytest.raises(InvalidArgumentError):
+        check_may_replicate(Settings(ray=RayConfig(num_replicas=1, spill_least=0)))
     check_may_replicate(Settings(**SHARED))
