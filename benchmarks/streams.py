@@ -135,6 +135,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--small", action="store_true", help="few streams, to see that it works")
     parser.add_argument("--streams", type=int, help="streams that are timed (default 300)")
     parser.add_argument("--beside", type=int, help="slow readers beside them (default 200)")
+    parser.add_argument("--step-time-s", type=float, help="of the fake engine (default 0.1)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 8)")
     parser.add_argument("--rounds", type=int, help="runs of each side (default 1)")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
@@ -279,6 +280,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         "engines": tuple(arguments.engine) if arguments.engine else None,
         "num_streams": arguments.streams,
         "num_beside": arguments.beside,
+        "step_time_s": arguments.step_time_s,
         "seconds": arguments.seconds,
         "num_rounds": arguments.rounds,
     }
