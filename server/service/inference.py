@@ -53,8 +53,8 @@ class InferenceConfig:
         max_text_chars: Longest text looked at; longer ones are refused unread.
         inline_text_chars: Longest text tokenized on the event loop; longer ones go to a thread.
         max_num_opening: Most requests between arrival and the engine's queue.
-        max_num_open: Most requests accepted and not closed: those the engine holds, and those it is done with whose
-            callers have yet to take the answer.
+        max_num_open: Most requests accepted and not closed: those the engine holds, and streams it is done with whose
+            callers have yet to take the end.
         max_num_per_call: Most requests that one call may ask for: prompts times answers to each.
         score_wait_s: Longest wait for scores after the whole text has been handed out.
     """

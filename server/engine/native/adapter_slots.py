@@ -2,7 +2,7 @@
 
 Plain Python: what a slot holds is opaque here. Used on the step thread only.
 
-Who gets a slot. Rows are asked in order of arrival, at every step:
+Who gets a slot. Rows are asked in the order of the queue, at every step; *older* is what is before there:
 
 1. A row whose adapters are all resident may run at once, also past older rows that wait for a slot: rows of one adapter
    share its slot, so the batch groups by adapter while slots are short.
