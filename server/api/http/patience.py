@@ -49,6 +49,7 @@ class PatientProtocol(LimitedHeadProtocol):
         self._looking: asyncio.TimerHandle | None = None
         self._listening: asyncio.TimerHandle | None = None
         self._awaits_request, self._has_received = True, False
+        self._num_left_at_close: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
@@ -118,6 +119,9 @@ class PatientProtocol(LimitedHeadProtocol):
         self._listening = self.loop.call_later(self._stall_timeout_s, self._listen)
 
     def _listen(self) -> None:
+        if self.transport.is_closing():
+            self._see_off()
+            return
         # Nothing comes either while the server itself takes nothing.
         if self._has_received or not self._awaits_request or self.flow.read_paused:
             self._has_received = False
@@ -125,3 +129,12 @@ class PatientProtocol(LimitedHeadProtocol):
             return
         _LOGGER.info("caller ends no request, its connection is broken off", extra={"caller": str(self.client)})
         self.transport.abort()
+
+    def _see_off(self) -> None:
+        """Break off a connection that closes once its caller has taken the rest, if it takes nothing of that."""
+        num_left, before = self.transport.get_write_buffer_size(), self._num_left_at_close
+        if before is not None and num_left >= before:
+            self.transport.abort()
+            return
+        self._num_left_at_close = num_left
+        self._listen_later()

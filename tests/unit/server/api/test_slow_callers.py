@@ -181,6 +181,17 @@ async def test_idle_connection_with_something_not_taken_is_broken_off(num_left: 
     assert (transport.aborted.is_set(), transport.is_closed) == (ending == "aborted", ending == "closed")
 
 
+@pytest.mark.parametrize(("sizes", "num_looks"), [([9, 9], 2), ([9, 5, 5], 3)])
+async def test_connection_that_closes_is_broken_off_once_nothing_more_is_taken(
+    sizes: list[int], num_looks: int
+) -> None:
+    transport = FakeTransport(iter(sizes), is_closing=True)
+    patient(transport)._listen_later()
+    async with asyncio.timeout(5):
+        await transport.aborted.wait()
+    assert transport.num_looked == num_looks
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system has no such bound")
 async def test_connections_made_through_a_listener_keep_little_unsent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -193,8 +204,8 @@ async def test_connections_made_through_a_listener_keep_little_unsent() -> None:
 class FakeTransport:
     """Says how much it holds."""
 
-    def __init__(self, sizes: Iterator[int]) -> None:
-        self._sizes = sizes
+    def __init__(self, sizes: Iterator[int], *, is_closing: bool = False) -> None:
+        self._sizes, self._is_closing = sizes, is_closing
         self.num_looked = 0
         self.aborted = asyncio.Event()
         self.is_closed = False
@@ -204,7 +215,7 @@ class FakeTransport:
         return next(self._sizes)
 
     def is_closing(self) -> bool:
-        return False
+        return self._is_closing
 
     def abort(self) -> None:
         self.aborted.set()
@@ -218,7 +229,7 @@ def patient(transport: FakeTransport) -> Any:
     protocol: Any = PatientProtocol.__new__(PatientProtocol)
     protocol.transport, protocol.client, protocol.loop = transport, ("here", 1), asyncio.get_running_loop()
     protocol.flow = SimpleNamespace(pause_writing=lambda: None, resume_writing=lambda: None)
-    protocol._stall_timeout_s, protocol._looking = 0.01, None
+    protocol._stall_timeout_s, protocol._looking, protocol._num_left_at_close = 0.01, None, None
     return protocol
 
 
