@@ -50,7 +50,12 @@ def test_light_tenant_is_expected_back_for_a_while() -> None:
 
 def test_tenants_with_one_row_each_are_light_however_many_there_are() -> None:
     limit = looked(dict.fromkeys("abcdefghijkl", 1), dict.fromkeys("abcdefghijkl", 0))
-    limit.look(dict.fromkeys("abcdefghijk", 1), dict.fromkeys("abcdefghijk", 0), 100.5)
+    # Three run, the last one thinks, the others wait.
+    limit.look(
+        dict.fromkeys("abc", 0) | dict.fromkeys("defghijk", 1),
+        dict.fromkeys("abc", 1) | dict.fromkeys("defghijk", 0),
+        100.5,
+    )
     assert limit.held == frozenset()
 
 
