@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from server.core.errors import FailedPreconditionError, UnavailableError
 from server.runtime.local import Addresses, ready_file_while, setting_on_signals, write_ready_file
@@ -137,16 +138,20 @@ def take_down(settings: Settings) -> None:
     """End the deployment once its running requests have ended, and leave the cluster; one of our own ends with it."""
     import ray
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     from server.runtime.ray_app import APPLICATION
 
     if ray.is_initialized():
         # Its replicas finish what they have. To shut Serve down kills the proxies with their callers' connections, and
         # takes away what others have deployed.
-        serve.delete(APPLICATION)
-        if not settings.ray.address:
-            serve.shutdown()
-        ray.shutdown()
+        try:
+            with suppress(RayServeException):  # where Serve has not started there is nothing to delete
+                serve.delete(APPLICATION)
+        finally:
+            if not settings.ray.address:
+                serve.shutdown()
+            ray.shutdown()
 
 
 def _free_port() -> int:

@@ -1,6 +1,8 @@
 """SIGTERM of a deployment: what it has accepted is answered whole, as by one server."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,9 @@ async def test_sigterm_lets_running_answers_and_streams_end(tmp_path: Path) -> N
         assert await stopping == 0
     finally:
         server.kill()
+
+
+def test_deployment_that_never_began_is_taken_down() -> None:
+    # In a process of its own, as a process has one cluster.
+    steps = "from server.runtime import ray_local as r; from server.settings import Settings as S; s = S()"
+    subprocess.run([sys.executable, "-c", f"{steps}; r.join(s); r.take_down(s)"], check=True, timeout=START_S)

@@ -6,7 +6,7 @@ It does not know how tasks are learned, only the matrix that a sequence of them 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -18,6 +18,7 @@ from training.studies.runs import load_task, make_learner
 from training.studies.sequence import (
     MITIGATIONS,
     NO_MITIGATION,
+    Learned,
     Matrix,
     Restraint,
     learn_in_sequence,
@@ -136,6 +137,7 @@ def _one_seed(
         "num_cases": config.num_cases,
         "recipes": [(name, Path(name).read_text(encoding="utf-8")) for name in (one.recipe, *recipes)],
         "num_tasks": len(config.tasks),
+        "measured": [field.name for field in fields(Learned)],
     }
 
     def learn(folder: Path) -> dict[str, object]:
